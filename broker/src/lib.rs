@@ -1,0 +1,15 @@
+//! logd, the broker: Kafka's protocol outside, one Raft group per partition inside.
+//!
+//! Modules in the order of the way in; each depends on those below it only.
+
+pub mod config;
+pub mod topic_config;
+pub mod metrics;
+pub mod admin;
+pub mod node;
+pub mod server;
+pub mod api;
+pub mod group;
+pub mod cluster;
+pub mod partition;
+pub mod raft;
