@@ -26,6 +26,7 @@ pub mod frame;
 pub mod fetch;
 pub mod leader;
 pub mod produce;
+pub mod record_batch;
 
 mod wire;
 
