@@ -2,14 +2,14 @@
 //!
 //! Modules in the order of the way in; each depends on those below it only.
 
-pub mod config;
-pub mod topic_config;
-pub mod metrics;
 pub mod admin;
-pub mod node;
-pub mod server;
 pub mod api;
-pub mod group;
 pub mod cluster;
+pub mod config;
+pub mod group;
+pub mod metrics;
+pub mod node;
 pub mod partition;
 pub mod raft;
+pub mod server;
+pub mod topic_config;

@@ -50,3 +50,6 @@ pub struct Entry {
 
 /// Called once, in order per log, from the committer's thread: keep it short.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send + 'static>;
+
+mod thin;
+pub use thin::*;

@@ -1,1 +1,232 @@
-//! partition
+//! A partition as its users see it: append, read, look up, wait.
+//!
+//! Promise: an append resolves with an offset only when its batch is durable on a majority and
+//! applied; a read never returns what is not committed. Appends by one caller keep their order.
+//! Not here: topics' names in requests, error codes, and how entries become durable.
+
+mod append;
+mod lookup;
+mod producers;
+mod read;
+mod registry;
+mod replica;
+mod retention;
+
+pub use append::{AppendError, Appended, Appending, ValidBatch};
+pub use lookup::{TimeOffset, TimeQuery};
+pub use read::{ReadError, ReadOutcome, ReadRequest};
+pub use registry::Registry;
+pub use replica::Clock;
+
+use crate::raft::{Group, GroupSpec, OpenError, ReplicaId, Role};
+use crate::topic_config::TopicConfig;
+use append::Queue;
+use bytes::Bytes;
+use logd_proto::Uuid;
+use logd_proto::record_batch::{HEADER_BYTES, patched_header};
+use logd_storage::{Disk, Log};
+use parking_lot::RwLock;
+use replica::{Progress, Replica};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{Mutex, watch};
+
+/// Who leads, in Kafka's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader's node id, if known.
+    pub leader: Option<i32>,
+    /// The leader epoch, which is the Raft term.
+    pub epoch: i32,
+    /// We lead, and everything committed before us is applied.
+    pub serving: bool,
+}
+
+/// The offsets that clients see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offsets {
+    pub log_start: i64,
+    /// First offset that is not committed.
+    pub high_watermark: i64,
+    /// First offset of an open transaction, or the high watermark.
+    pub last_stable: i64,
+    pub log_end: i64,
+}
+
+/// Where an epoch ends (KIP-101).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochEnd {
+    pub epoch: i32,
+    pub end_offset: i64,
+}
+
+/// What opening a partition needs.
+pub struct Spec {
+    pub topic_id: Uuid,
+    pub topic: String,
+    pub index: i32,
+    pub replica: ReplicaId,
+    pub node_id: i32,
+    pub founders: BTreeMap<ReplicaId, String>,
+    pub config: Arc<TopicConfig>,
+    pub producer_expiration_ms: i64,
+    pub clock: Clock,
+}
+
+pub struct Partition {
+    topic_id: Uuid,
+    topic: String,
+    index: i32,
+    replica: ReplicaId,
+    node_id: i32,
+    config: RwLock<Arc<TopicConfig>>,
+    disk: Disk,
+    log: Log,
+    group: Group<Replica>,
+    progress: Arc<Progress>,
+    queue: Mutex<Queue>,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition")
+            .field("topic", &self.topic)
+            .field("index", &self.index)
+            .field("leadership", &self.leadership())
+            .finish()
+    }
+}
+
+impl Partition {
+    /// Opens the replica on this broker's disk, creating it if it is new.
+    ///
+    /// # Errors
+    /// If its files are fenced, or its group does not start.
+    pub async fn open(spec: Spec, disk: Disk, log: Log) -> Result<Arc<Self>, OpenError> {
+        log.set_options(spec.config.log_options());
+        let progress = Progress::new();
+        let replica = Replica::new(
+            log.clone(),
+            progress.clone(),
+            spec.clock,
+            spec.producer_expiration_ms,
+        );
+        let group = GroupSpec {
+            name: format!("{}-{}", spec.topic, spec.index),
+            replica: spec.replica,
+            founders: spec.founders,
+            stamp: stamp_batch,
+            ticks: false,
+        };
+        let group = Group::open(group, log.clone(), replica).await?;
+        Ok(Arc::new(Self {
+            topic_id: spec.topic_id,
+            topic: spec.topic,
+            index: spec.index,
+            replica: spec.replica,
+            node_id: spec.node_id,
+            config: RwLock::new(spec.config),
+            disk,
+            log,
+            group,
+            progress,
+            queue: Mutex::new(Queue::default()),
+        }))
+    }
+
+    pub fn topic_id(&self) -> Uuid {
+        self.topic_id
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn index(&self) -> i32 {
+        self.index
+    }
+
+    pub fn config(&self) -> Arc<TopicConfig> {
+        self.config.read().clone()
+    }
+
+    pub fn leadership(&self) -> Leadership {
+        let Role {
+            term,
+            leader,
+            serving,
+        } = self.group.role();
+        let leader = leader.filter(|l| *l == self.replica).map(|_| self.node_id);
+        Leadership {
+            leader,
+            epoch: epoch_of(term),
+            serving,
+        }
+    }
+
+    /// Wakes whenever [`Partition::leadership`] may have changed.
+    pub fn leadership_changes(&self) -> watch::Receiver<()> {
+        self.group.role_changes()
+    }
+
+    pub fn offsets(&self) -> Offsets {
+        // Read in this order: none of them can then be seen ahead of the next.
+        let log_start = self.progress.log_start();
+        let high_watermark = self.progress.high_watermark();
+        let log_end = self.log.bounds().end_offset.max(high_watermark);
+        Offsets {
+            log_start,
+            high_watermark,
+            last_stable: high_watermark,
+            log_end,
+        }
+    }
+
+    /// The high watermark, to wait on: it is published by the commit itself.
+    pub fn progress(&self) -> watch::Receiver<i64> {
+        self.progress.watch()
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.log.size_bytes()
+    }
+
+    pub fn producers(&self) -> usize {
+        self.group.with_owner(|r| r.producers().len())
+    }
+
+    /// Why the partition stopped for good, if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.group.failure()
+    }
+
+    /// Waits until this replica serves.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub async fn serving(
+        &self,
+        deadline: std::time::Duration,
+    ) -> Result<(), crate::raft::ProposeError> {
+        self.group.serving(deadline).await.map(drop)
+    }
+
+    pub async fn close(&self) {
+        self.group.close().await;
+    }
+}
+
+/// Kafka's leader epoch is the Raft term. Terms grow by one per election: 2^31 of them do not happen.
+fn epoch_of(term: u64) -> i32 {
+    i32::try_from(term).unwrap_or(i32::MAX)
+}
+
+/// Patches base offset and leader epoch into a copy of the header; both lie outside the batch's CRC,
+/// so the records behind it need no copy.
+fn stamp_batch(batch: &Bytes, base_offset: i64, term: u64) -> (Bytes, Bytes) {
+    match patched_header(batch, base_offset, epoch_of(term)) {
+        Some(head) => (Bytes::copy_from_slice(&head), batch.slice(HEADER_BYTES..)),
+        // Shorter than a header: validation lets none through, and applying it will stop the group.
+        None => (Bytes::new(), batch.clone()),
+    }
+}

@@ -1,1 +1,22 @@
-//! raft
+//! openraft lives here alone: one [`Group`] is one replicated log with a state machine on top.
+//!
+//! Promise: an entry handed to [`Apply::apply`] is durable on a majority, is never taken back, and
+//! is handed over exactly once per process, in index order, on one task. Entries are proposed in the
+//! order of the calls to [`Group::propose`].
+//! Not here: topics, offsets' meaning, sequences (see `partition`), what a metadata command says
+//! (see `cluster`), and the bytes on disk (see `logd_storage`).
+
+mod codec;
+mod group;
+mod log_store;
+mod network;
+mod state_machine;
+mod types;
+
+#[cfg(test)]
+mod suite_tests;
+
+pub use codec::CodecError;
+pub use group::{Group, GroupSpec, OpenError, Pending, ProposeError, Role};
+pub use state_machine::{Apply, Committed};
+pub use types::{ControlKind, EntryKind, Outcome, Proposal, ReplicaId, Stamp, unstamped};

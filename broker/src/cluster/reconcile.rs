@@ -1,0 +1,278 @@
+//! What should run on this broker against what does: a pure difference, and the loop that acts on it.
+//!
+//! Invariant: data goes only on a positive tombstone. A log that no topic claims stays where it is,
+//! because "I do not know this topic" may be our own ignorance.
+
+use super::controller::Cluster;
+use super::state::{ClusterState, Command, Topic, TopicId};
+use crate::partition::{Partition, Registry, Spec};
+use logd_proto::Uuid;
+use logd_storage::{Disk, LogKey};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+/// Groups opened at once: each costs a few tasks and an election, which share syncs.
+const OPENING_AT_ONCE: usize = 256;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Open { topic: Arc<Topic>, index: i32 },
+    Delete { topic: Uuid, index: i32 },
+}
+
+/// What to do so that this broker holds what the state says.
+pub fn diff(
+    state: &ClusterState,
+    node: i32,
+    held: &BTreeSet<(Uuid, i32)>,
+    on_disk: &[LogKey],
+) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for topic in state.topics.values() {
+        for (index, replicas) in topic.partitions.iter().enumerate() {
+            let index = index as i32;
+            if replicas.contains(&node) && !held.contains(&(topic.id, index)) {
+                actions.push(Action::Open {
+                    topic: topic.clone(),
+                    index,
+                });
+            }
+        }
+    }
+    let dead = |topic: &Uuid| state.tombstones.contains(topic);
+    let mut doomed: BTreeSet<(Uuid, i32)> = held
+        .iter()
+        .filter(|(topic, _)| dead(topic))
+        .copied()
+        .collect();
+    doomed.extend(
+        on_disk
+            .iter()
+            .map(|k| (Uuid::from_bytes(k.topic), k.partition as i32))
+            .filter(|(topic, _)| dead(topic)),
+    );
+    actions.extend(
+        doomed
+            .into_iter()
+            .map(|(topic, index)| Action::Delete { topic, index }),
+    );
+    actions
+}
+
+/// What a partition of a topic needs to open on this broker.
+pub type SpecOf = Arc<dyn Fn(&Topic, i32) -> Spec + Send + Sync>;
+
+/// Opens and deletes replicas as the metadata says. The registry's only writer.
+pub struct Reconciler {
+    pub cluster: Arc<Cluster>,
+    pub registry: Arc<Registry>,
+    pub disk: Disk,
+    pub spec: SpecOf,
+    pub done: tokio::sync::watch::Sender<u64>,
+}
+
+impl Reconciler {
+    /// Follows the metadata until its group is gone.
+    pub async fn run(self) {
+        let mut view = self.cluster.watch();
+        loop {
+            let state = view.borrow_and_update().clone();
+            let clean = self.round(&state).await;
+            self.done.send_modify(|n| *n += 1);
+            if clean {
+                if view.changed().await.is_err() {
+                    return;
+                }
+            } else if let Ok(Err(_)) =
+                tokio::time::timeout(Duration::from_secs(5), view.changed()).await
+            {
+                return;
+            }
+        }
+    }
+
+    /// One difference acted upon; false if something is left to try again.
+    pub async fn round(&self, state: &ClusterState) -> bool {
+        let held = self
+            .registry
+            .all()
+            .iter()
+            .map(|p| (p.topic_id(), p.index()))
+            .collect();
+        let actions = diff(state, self.cluster.node_id(), &held, &self.disk.logs());
+        let mut clean = true;
+        let mut opening = JoinSet::new();
+        for action in actions {
+            match action {
+                Action::Delete { topic, index } => clean &= self.delete(topic, index).await,
+                Action::Open { topic, index } => {
+                    if opening.len() >= OPENING_AT_ONCE {
+                        clean &= self.opened(opening.join_next().await);
+                    }
+                    let (spec, disk) = ((self.spec)(&topic, index), self.disk.clone());
+                    opening.spawn(open(spec, disk));
+                }
+            }
+        }
+        while let Some(result) = opening.join_next().await {
+            clean &= self.opened(Some(result));
+        }
+        self.reap(state).await;
+        clean
+    }
+
+    fn opened(
+        &self,
+        result: Option<Result<Option<Arc<Partition>>, tokio::task::JoinError>>,
+    ) -> bool {
+        match result {
+            Some(Ok(Some(partition))) => {
+                self.registry.insert(partition);
+                true
+            }
+            Some(Ok(None)) => false,
+            Some(Err(error)) => {
+                error!(%error, "opening a partition panicked");
+                false
+            }
+            None => true,
+        }
+    }
+
+    async fn delete(&self, topic: Uuid, index: i32) -> bool {
+        if let Some(partition) = self.registry.remove(&topic, index) {
+            partition.close().await;
+        }
+        let key = LogKey {
+            topic: topic.to_bytes(),
+            partition: index as u32,
+        };
+        let disk = self.disk.clone();
+        match tokio::task::spawn_blocking(move || disk.delete_log(key)).await {
+            Ok(Ok(())) => {
+                info!(topic_id = %TopicId(topic), partition = index, "replica of a deleted topic moved to the trash");
+                true
+            }
+            Ok(Err(error)) => {
+                warn!(topic_id = %TopicId(topic), partition = index, %error, "a deleted topic's replica could not be removed; trying again");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Tells the cluster that nothing of a deleted topic is left here.
+    async fn reap(&self, state: &ClusterState) {
+        let on_disk: BTreeSet<[u8; 16]> = self.disk.logs().iter().map(|k| k.topic).collect();
+        let ids: Vec<TopicId> = state
+            .tombstones
+            .iter()
+            .filter(|t| !on_disk.contains(t.as_bytes()))
+            .copied()
+            .map(TopicId)
+            .collect();
+        if !ids.is_empty()
+            && let Err(error) = self.cluster.propose(Command::Reaped { ids }).await
+        {
+            warn!(%error, "tombstones kept for another round");
+        }
+    }
+}
+
+async fn open(spec: Spec, disk: Disk) -> Option<Arc<Partition>> {
+    let (topic, index) = (spec.topic.clone(), spec.index);
+    let key = LogKey {
+        topic: spec.topic_id.to_bytes(),
+        partition: spec.index as u32,
+    };
+    let log = match disk.open_log(key, spec.config.log_options()) {
+        Ok(log) => log,
+        Err(error) => {
+            error!(topic, partition = index, %error, "a partition's files cannot be opened; it serves nothing");
+            return None;
+        }
+    };
+    match Partition::open(spec, disk, log).await {
+        Ok(partition) => Some(partition),
+        Err(error) => {
+            error!(topic, partition = index, %error, "a partition's group does not start; it serves nothing");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::state::TopicRecord;
+    use std::collections::BTreeMap;
+
+    fn id(n: u8) -> Uuid {
+        Uuid::from_bytes([n; 16])
+    }
+
+    fn with_topic(n: u8, partitions: Vec<Vec<i32>>) -> ClusterState {
+        let mut s = ClusterState::default();
+        s.apply(Command::CreateTopic(TopicRecord {
+            id: TopicId(id(n)),
+            name: format!("t{n}"),
+            internal: false,
+            partitions,
+            overrides: BTreeMap::new(),
+        }));
+        s
+    }
+
+    fn key(n: u8, partition: u32) -> LogKey {
+        LogKey {
+            topic: [n; 16],
+            partition,
+        }
+    }
+
+    #[test]
+    fn only_our_replicas_are_opened_and_only_once() {
+        let state = with_topic(1, vec![vec![1], vec![2], vec![2, 1]]);
+        let held = BTreeSet::from([(id(1), 0)]);
+        let opens: Vec<i32> = diff(&state, 1, &held, &[])
+            .into_iter()
+            .map(|a| match a {
+                Action::Open { index, .. } => index,
+                Action::Delete { .. } => panic!("nothing is deleted"),
+            })
+            .collect();
+        assert_eq!(opens, [2]);
+    }
+
+    #[test]
+    fn a_log_that_no_topic_claims_is_left_alone() {
+        assert_eq!(
+            diff(&ClusterState::default(), 1, &BTreeSet::new(), &[key(9, 0)]),
+            []
+        );
+    }
+
+    #[test]
+    fn a_tombstone_deletes_what_is_held_and_what_only_lies_on_disk() {
+        let mut state = with_topic(1, vec![vec![1], vec![1]]);
+        state.apply(Command::DeleteTopic { id: TopicId(id(1)) });
+        let held = BTreeSet::from([(id(1), 0)]);
+        let actions = diff(&state, 1, &held, &[key(1, 0), key(1, 1)]);
+        assert_eq!(
+            actions,
+            [
+                Action::Delete {
+                    topic: id(1),
+                    index: 0
+                },
+                Action::Delete {
+                    topic: id(1),
+                    index: 1
+                }
+            ]
+        );
+    }
+}

@@ -1,0 +1,281 @@
+//! Appending: check leadership and sequence, propose in order, answer when applied.
+//!
+//! Invariant: between judging a producer's sequence and proposing its batch nobody else does either,
+//! so the order in the log is the order in which the sequence was judged. The queue's lock is held
+//! across the proposal for that reason, and is fair: callers append in the order they came.
+
+use super::producers::{Flights, Mark, Sequence, Verdict};
+use super::{Leadership, Partition};
+use crate::raft::{Pending, Proposal, ProposeError};
+use bytes::Bytes;
+use logd_proto::record_batch::BatchHeader;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long a batch may wait for the flights before it, and an entry for its commit. Past it the
+/// outcome is unknown, which clients meet with a retry.
+const OUTCOME_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A batch that passed validation, with its header read once.
+#[derive(Debug, Clone)]
+pub struct ValidBatch {
+    pub bytes: Bytes,
+    pub header: BatchHeader,
+}
+
+impl ValidBatch {
+    fn records(&self) -> u32 {
+        // Validation has checked that the last delta is the count less one, and not negative.
+        self.header.last_offset_delta as u32 + 1
+    }
+
+    fn sequence(&self) -> Option<Sequence> {
+        let h = &self.header;
+        (h.producer_id >= 0 && h.base_sequence >= 0).then(|| {
+            Sequence::new(
+                h.producer_id,
+                h.producer_epoch,
+                h.base_sequence,
+                self.records(),
+            )
+        })
+    }
+}
+
+/// Where a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    pub base_offset: i64,
+    pub log_start: i64,
+    /// It was there already; the offset is that of the first time.
+    pub duplicate: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    #[error("this broker does not lead the partition (leader: {leader:?}, epoch {epoch})")]
+    NotLeader { leader: Option<i32>, epoch: i32 },
+    #[error("producer {producer_id} sent sequence {found}, expected {expected}")]
+    OutOfOrderSequence {
+        producer_id: i64,
+        found: i32,
+        expected: i32,
+    },
+    #[error("producer {producer_id} sent epoch {found}, the current one is {current}")]
+    InvalidProducerEpoch {
+        producer_id: i64,
+        found: i16,
+        current: i16,
+    },
+    #[error("the disk has no room for more data: free space or shorten retention")]
+    DiskFull,
+    #[error("the batch may or may not be committed")]
+    Unknown,
+    #[error("the partition has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Serialises judging and proposing.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    flights: Flights,
+}
+
+/// A batch on its way. Dropping it does not take the batch back.
+pub struct Appending(State);
+
+enum State {
+    Ready(Option<Result<Appended, AppendError>>),
+    Flying {
+        partition: Arc<Partition>,
+        pending: Pending,
+    },
+    Waiting(Pin<Box<dyn Future<Output = Result<Appended, AppendError>> + Send>>),
+}
+
+impl std::fmt::Debug for Appending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Appending")
+    }
+}
+
+impl Future for Appending {
+    type Output = Result<Appended, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Ready(result) => Poll::Ready(result.take().unwrap_or(Err(AppendError::Unknown))),
+            State::Waiting(future) => future.as_mut().poll(cx),
+            State::Flying { partition, pending } => {
+                Pin::new(pending).poll(cx).map(|outcome| match outcome {
+                    Ok(outcome) => Ok(partition.appended(outcome.base_offset, false)),
+                    Err(error) => Err(partition.append_failed(error)),
+                })
+            }
+        }
+    }
+}
+
+impl Partition {
+    /// Queues a batch. Calls made in order append in order; the answer comes from [`Appending`].
+    ///
+    /// # Errors
+    /// What can be said before anything is proposed: leadership, room, and the producer's sequence.
+    pub async fn append(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
+        if !self.disk.space().accepting {
+            return Err(AppendError::DiskFull);
+        }
+        self.queue_batch(batch).await
+    }
+
+    /// As [`Partition::append`], also on a disk that takes no more client data: group offsets and
+    /// other internal records must go on (storage keeps a reserve for them).
+    ///
+    /// # Errors
+    /// As [`Partition::append`], except `DiskFull`.
+    pub async fn append_internal(
+        self: &Arc<Self>,
+        batch: ValidBatch,
+    ) -> Result<Appending, AppendError> {
+        self.queue_batch(batch).await
+    }
+
+    async fn queue_batch(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
+        let mut queue = self.queue.lock().await;
+        let leadership = self.leadership();
+        if !leadership.serving {
+            return Err(not_leader(leadership));
+        }
+        let Some(sequence) = batch.sequence() else {
+            return self.propose(batch).await;
+        };
+        match self.judge(&mut queue, leadership, &sequence) {
+            Verdict::Append => {
+                queue.flights.took_off(sequence);
+                let flying = self.propose(batch).await;
+                if flying.is_err() {
+                    queue.flights.crashed();
+                }
+                flying
+            }
+            Verdict::Duplicate(mark) => Ok(Appending(State::Ready(Some(Ok(self.duplicate(mark)))))),
+            Verdict::Wait => Ok(Appending(State::Waiting(Box::pin(
+                self.clone().after_flights(batch, sequence),
+            )))),
+            Verdict::OutOfOrder { expected } => Err(out_of_order(&sequence, expected)),
+            Verdict::Fenced { current } => Err(fenced(&sequence, current)),
+        }
+    }
+
+    fn judge(&self, queue: &mut Queue, leadership: Leadership, sequence: &Sequence) -> Verdict {
+        self.group.with_owner(|replica| {
+            queue
+                .flights
+                .judge(leadership.epoch as u64, replica.producers(), sequence)
+        })
+    }
+
+    async fn propose(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
+        let records = batch.records();
+        let proposal = Proposal::data(batch.bytes, records, batch.header.max_timestamp);
+        let pending = self
+            .group
+            .propose(proposal)
+            .await
+            .map_err(|e| self.append_failed(e))?;
+        Ok(Appending(State::Flying {
+            partition: self.clone(),
+            pending,
+        }))
+    }
+
+    /// Judges again whenever something was committed, until the flights before the batch have landed.
+    async fn after_flights(
+        self: Arc<Self>,
+        batch: ValidBatch,
+        sequence: Sequence,
+    ) -> Result<Appended, AppendError> {
+        let mut committed = self.progress();
+        let waiting = async {
+            loop {
+                committed.mark_unchanged();
+                {
+                    let mut queue = self.queue.lock().await;
+                    let leadership = self.leadership();
+                    if !leadership.serving {
+                        return Err(not_leader(leadership));
+                    }
+                    match self.judge(&mut queue, leadership, &sequence) {
+                        Verdict::Duplicate(mark) => return Ok(self.duplicate(mark)),
+                        Verdict::OutOfOrder { expected } => {
+                            return Err(out_of_order(&sequence, expected));
+                        }
+                        Verdict::Fenced { current } => return Err(fenced(&sequence, current)),
+                        Verdict::Append => {
+                            queue.flights.took_off(sequence);
+                            let flying = self.propose(batch.clone()).await;
+                            if flying.is_err() {
+                                queue.flights.crashed();
+                            }
+                            drop(queue);
+                            return flying?.await;
+                        }
+                        Verdict::Wait => {}
+                    }
+                }
+                if committed.changed().await.is_err() {
+                    return Err(AppendError::Unknown);
+                }
+            }
+        };
+        tokio::time::timeout(OUTCOME_DEADLINE, waiting)
+            .await
+            .unwrap_or(Err(AppendError::Unknown))
+    }
+
+    fn appended(&self, base_offset: i64, duplicate: bool) -> Appended {
+        Appended {
+            base_offset,
+            log_start: self.progress.log_start(),
+            duplicate,
+        }
+    }
+
+    fn duplicate(&self, mark: Mark) -> Appended {
+        self.appended(mark.base_offset, true)
+    }
+
+    fn append_failed(&self, error: ProposeError) -> AppendError {
+        match error {
+            ProposeError::NotLeader { .. } => not_leader(self.leadership()),
+            ProposeError::LeaseExpired | ProposeError::Unknown => AppendError::Unknown,
+            ProposeError::Stopped(why) => AppendError::Stopped(why),
+        }
+    }
+}
+
+fn not_leader(leadership: Leadership) -> AppendError {
+    AppendError::NotLeader {
+        leader: leadership.leader,
+        epoch: leadership.epoch,
+    }
+}
+
+fn out_of_order(s: &Sequence, expected: i32) -> AppendError {
+    AppendError::OutOfOrderSequence {
+        producer_id: s.producer_id,
+        found: s.first,
+        expected,
+    }
+}
+
+fn fenced(s: &Sequence, current: i16) -> AppendError {
+    AppendError::InvalidProducerEpoch {
+        producer_id: s.producer_id,
+        found: s.epoch,
+        current,
+    }
+}

@@ -1,0 +1,219 @@
+//! A partition's replicated state: high watermark, log start, committed producers.
+//!
+//! Promise: it is a function of the committed entries alone (and of the clock only in when a silent
+//! producer is forgotten). The high watermark is published after the state holds the entry, so
+//! whoever is woken by it finds what it was woken for.
+//! Not here: leadership, proposals, bytes of records.
+
+use super::producers::{Producers, Sequence};
+use crate::raft::{Apply, Committed, ControlKind, EntryKind};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use logd_proto::record_batch::BatchHeader;
+use logd_storage::{EntryId, Log};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use tokio::sync::watch;
+
+/// The log start moves to the offset in the payload (`i64`, big endian).
+pub const LOG_START: ControlKind = ControlKind::new(2);
+
+/// Layout version of a captured state.
+const STATE_VERSION: u8 = 1;
+
+/// Milliseconds since the epoch, from whoever owns the clock.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// What readers may look at without the state's lock.
+#[derive(Debug)]
+pub struct Progress {
+    high_watermark: watch::Sender<i64>,
+    log_start: AtomicI64,
+}
+
+impl Progress {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            high_watermark: watch::channel(0).0,
+            log_start: AtomicI64::new(0),
+        })
+    }
+
+    pub fn high_watermark(&self) -> i64 {
+        *self.high_watermark.borrow()
+    }
+
+    pub fn log_start(&self) -> i64 {
+        self.log_start.load(Ordering::Acquire)
+    }
+
+    pub fn watch(&self) -> watch::Receiver<i64> {
+        self.high_watermark.subscribe()
+    }
+
+    fn advance(&self, to: i64) {
+        self.high_watermark.send_if_modified(|hw| {
+            let forward = to > *hw;
+            *hw = to.max(*hw);
+            forward
+        });
+    }
+}
+
+pub struct Replica {
+    log: Log,
+    progress: Arc<Progress>,
+    producers: Producers,
+    clock: Clock,
+    producer_expiration_ms: i64,
+}
+
+impl Replica {
+    pub fn new(
+        log: Log,
+        progress: Arc<Progress>,
+        clock: Clock,
+        producer_expiration_ms: i64,
+    ) -> Self {
+        Self {
+            log,
+            progress,
+            producers: Producers::default(),
+            clock,
+            producer_expiration_ms,
+        }
+    }
+
+    pub fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    fn apply_batch(&mut self, entry: &Committed<'_>) -> io::Result<()> {
+        let first = if entry.head.is_empty() {
+            entry.body
+        } else {
+            entry.head
+        };
+        let header = BatchHeader::parse(first).map_err(|e| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("committed entry {} is not a record batch: {e}", entry.index),
+            )
+        })?;
+        if header.producer_id >= 0 && header.base_sequence >= 0 {
+            let sequence = Sequence::new(
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                entry.records,
+            );
+            self.producers.record(
+                sequence,
+                entry.base_offset,
+                header.max_timestamp,
+                (self.clock)(),
+            );
+        }
+        self.progress
+            .advance(entry.base_offset + i64::from(entry.records));
+        Ok(())
+    }
+
+    fn apply_log_start(&mut self, mut payload: &[u8]) -> io::Result<()> {
+        let to = payload.try_get_i64().map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a log-start command of less than 8 bytes",
+            )
+        })?;
+        self.progress.log_start.fetch_max(to, Ordering::AcqRel);
+        self.producers
+            .expire((self.clock)(), self.producer_expiration_ms);
+        Ok(())
+    }
+}
+
+impl Apply for Replica {
+    fn apply(&mut self, entry: Committed<'_>) -> io::Result<Bytes> {
+        match entry.kind {
+            EntryKind::Data => self.apply_batch(&entry)?,
+            EntryKind::Control(LOG_START) => self.apply_log_start(entry.body)?,
+            EntryKind::Control(other) => {
+                let why = format!("control command {} is of a later version", other.number());
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
+        }
+        Ok(Bytes::new())
+    }
+
+    fn term_began(&mut self, _term: u64, end_offset: i64) {
+        self.progress.advance(end_offset);
+    }
+
+    fn capture(&self) -> Bytes {
+        let mut kept = self.producers.clone();
+        kept.expire((self.clock)(), self.producer_expiration_ms);
+        encode(
+            self.progress.high_watermark(),
+            self.progress.log_start(),
+            &kept,
+        )
+    }
+
+    fn restore(&mut self, state: Bytes, _applied: Option<EntryId>) -> io::Result<()> {
+        let (high_watermark, log_start, producers) = decode(state)?;
+        self.producers = producers;
+        self.progress
+            .log_start
+            .fetch_max(log_start, Ordering::AcqRel);
+        self.progress.advance(high_watermark);
+        Ok(())
+    }
+
+    /// The end of the last segment that lies wholly below the log start.
+    fn snapshot_point(&self) -> Option<EntryId> {
+        let start = self.progress.log_start();
+        self.log
+            .segments()
+            .iter()
+            .take_while(|s| s.next_offset <= start && s.sealed)
+            .last()
+            .map(|s| s.last)
+    }
+
+    fn snapshot_at(&self, point: EntryId) -> Bytes {
+        let end = self
+            .log
+            .entry_row(point.index + 1)
+            .map_or(self.progress.log_start(), |row| row.base_offset);
+        encode(end, self.progress.log_start(), &self.producers.as_of(end))
+    }
+}
+
+/// `version u8 | high watermark i64 | log start i64 | producers`.
+fn encode(high_watermark: i64, log_start: i64, producers: &Producers) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(STATE_VERSION);
+    out.put_i64(high_watermark);
+    out.put_i64(log_start);
+    producers.encode(&mut out);
+    out.freeze()
+}
+
+fn decode(mut state: Bytes) -> io::Result<(i64, i64, Producers)> {
+    let damaged = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a partition's captured state ends early",
+        )
+    };
+    let version = state.try_get_u8().map_err(|_| damaged())?;
+    if version != STATE_VERSION {
+        let why = format!("captured state of version {version}, this broker reads {STATE_VERSION}");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
+    let high_watermark = state.try_get_i64().map_err(|_| damaged())?;
+    let log_start = state.try_get_i64().map_err(|_| damaged())?;
+    let producers = Producers::decode(&mut state).ok_or_else(damaged)?;
+    Ok((high_watermark, log_start, producers))
+}

@@ -1,0 +1,47 @@
+//! Retention: the leader proposes where the log starts; every replica then drops what lies below.
+//!
+//! What is old or too much is decided by a pure function of storage's; proposing it through the log
+//! is what makes all replicas, and clients that fetch, agree.
+
+use super::Partition;
+use super::replica::LOG_START;
+use crate::raft::{Proposal, ProposeError};
+use bytes::Bytes;
+use logd_storage::retention::expired;
+use tracing::info;
+
+impl Partition {
+    /// Applies the topic's retention once. Does nothing where this replica does not lead.
+    ///
+    /// # Errors
+    /// If the group has stopped, or the command's outcome is unknown: the next round tries again.
+    pub async fn retain(&self, now_ms: i64) -> Result<(), ProposeError> {
+        if !self.leadership().serving {
+            return Ok(());
+        }
+        if let Some(policy) = self.config().retention_policy()
+            && let Some(start) = expired(&self.log.segments(), policy, now_ms)
+        {
+            let start = start.min(self.offsets().high_watermark);
+            if start > self.offsets().log_start {
+                self.move_log_start(start).await?;
+            }
+        }
+        self.group.compact().await
+    }
+
+    async fn move_log_start(&self, start: i64) -> Result<(), ProposeError> {
+        let payload = Bytes::copy_from_slice(&start.to_be_bytes());
+        self.group
+            .propose(Proposal::control(LOG_START, payload))
+            .await?
+            .await?;
+        info!(
+            topic = self.topic,
+            partition = self.index,
+            log_start = start,
+            "old segments dropped"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! What committed entries do: hands them to the owner, in order, and answers who proposed them.
+//!
+//! Invariant: `applied`, the membership and the owner's state move together under one lock, so that
+//! a capture for the checkpoint is a point in the log. The lock is never held across an await.
+//! A snapshot is not made at last-applied but at the point the owner names (the end of what
+//! retention has dropped); its payload is the owner's state.
+
+use super::codec::{Image, decode_image, encode_image};
+use super::group::RoleCell;
+use super::types::{
+    EntryKind, LogId, Outcome, Payload, Proposal, StoredMembership, TypeConfig, log_id,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use logd_storage::{Captured, EntryId, Log, StateSource};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+
+/// A committed entry as its owner sees it.
+#[derive(Debug)]
+pub struct Committed<'a> {
+    pub term: u64,
+    pub index: u64,
+    pub kind: EntryKind,
+    pub base_offset: i64,
+    pub records: u32,
+    pub max_timestamp: i64,
+    /// The payload in two contiguous parts; the first may be empty.
+    pub head: &'a Bytes,
+    pub body: &'a Bytes,
+}
+
+/// The owner of a group: a deterministic state machine over its committed entries.
+pub trait Apply: Send + 'static {
+    /// Takes one committed entry.
+    ///
+    /// # Errors
+    /// Only if the entry cannot be understood: the group then stops for good.
+    fn apply(&mut self, entry: Committed<'_>) -> io::Result<Bytes>;
+
+    /// A leader of `term` has begun: its blank is applied. `end_offset` is where it stands.
+    fn term_began(&mut self, term: u64, end_offset: i64);
+
+    /// The state after the last applied entry, to be given to [`Apply::restore`] after a restart.
+    fn capture(&self) -> Bytes;
+
+    /// Takes up a captured state, or a snapshot's.
+    ///
+    /// # Errors
+    /// If the bytes are neither.
+    fn restore(&mut self, state: Bytes, applied: Option<EntryId>) -> io::Result<()>;
+
+    /// The last entry that a snapshot may stand for, if anything below is not needed any more.
+    fn snapshot_point(&self) -> Option<EntryId>;
+
+    /// The state after the entry `point`, not a later one: entries behind it will be applied again.
+    fn snapshot_at(&self, point: EntryId) -> Bytes;
+}
+
+struct Inner<A> {
+    owner: A,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    /// The last one built or installed in this process; after a restart it is made again when asked for.
+    current: Option<(SnapshotMetaOf<TypeConfig>, Bytes)>,
+}
+
+pub(super) struct Machine<A> {
+    inner: Arc<Mutex<Inner<A>>>,
+    log: Log,
+    role: Arc<RoleCell>,
+}
+
+impl<A> Clone for Machine<A> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            log: self.log.clone(),
+            role: self.role.clone(),
+        }
+    }
+}
+
+impl<A: Apply> Machine<A> {
+    /// Takes up where the checkpoint left it; registers for the next ones.
+    pub fn open(mut owner: A, log: Log, role: Arc<RoleCell>) -> io::Result<Self> {
+        let mut applied = None;
+        let mut membership = StoredMembership::default();
+        if let Some(captured) = log.recovered_state() {
+            let image = decode_image(captured.state)?;
+            owner.restore(image.owner, image.applied.as_ref().map(entry_id))?;
+            (applied, membership) = (image.applied, image.membership);
+        }
+        let machine = Self {
+            inner: Arc::new(Mutex::new(Inner {
+                owner,
+                applied,
+                membership,
+                current: None,
+            })),
+            log: log.clone(),
+            role,
+        };
+        log.set_state_source(Arc::new(Source(machine.inner.clone())));
+        Ok(machine)
+    }
+
+    pub fn with<T>(&self, f: impl FnOnce(&A) -> T) -> T {
+        f(&self.inner.lock().owner)
+    }
+
+    fn apply_one(&self, id: LogId, payload: &Payload) -> io::Result<Outcome> {
+        let mut inner = self.inner.lock();
+        let (term, index) = (id.committed_leader_id().term, id.index());
+        let outcome = match payload {
+            Payload::Blank => {
+                let end = self
+                    .log
+                    .entry_row(index)
+                    .map_or_else(|| self.log.bounds().end_offset, |row| row.base_offset);
+                inner.owner.term_began(term, end);
+                self.role.term_began(term);
+                Outcome::default()
+            }
+            Payload::Membership(m) => {
+                inner.membership = StoredMembership::new(Some(id), m.clone());
+                Outcome::default()
+            }
+            Payload::Normal(p) => apply_normal(&mut inner.owner, term, index, p)?,
+        };
+        inner.applied = Some(id);
+        Ok(outcome)
+    }
+
+    /// A snapshot at the owner's point; at the last applied entry if the owner names none.
+    fn snapshot(&self) -> SnapshotOf<TypeConfig, Bytes> {
+        let mut inner = self.inner.lock();
+        let applied = inner.applied.as_ref().map(entry_id);
+        let named = inner.owner.snapshot_point().max(self.log.bounds().purged);
+        // A membership newer than the point would travel with a state that is older than it.
+        let membership = inner.membership.log_id().as_ref().map(entry_id);
+        let point = if named.is_some() && membership <= named {
+            named
+        } else {
+            applied
+        };
+        let snapshot = point.map_or_else(Bytes::new, |point| {
+            if point == applied.unwrap_or(point) {
+                inner.owner.capture()
+            } else {
+                inner.owner.snapshot_at(point)
+            }
+        });
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: point.map(|p| log_id(p.term, p.index)),
+            last_membership: inner.membership.clone(),
+        };
+        inner.current = Some((meta.clone(), snapshot.clone()));
+        Snapshot { meta, snapshot }
+    }
+}
+
+fn entry_id(id: &LogId) -> EntryId {
+    EntryId {
+        term: id.committed_leader_id().term,
+        index: id.index(),
+    }
+}
+
+fn apply_normal<A: Apply>(
+    owner: &mut A,
+    term: u64,
+    index: u64,
+    p: &Proposal,
+) -> io::Result<Outcome> {
+    let entry = Committed {
+        term,
+        index,
+        kind: p.kind,
+        base_offset: p.base_offset,
+        records: p.records,
+        max_timestamp: p.max_timestamp,
+        head: &p.head,
+        body: &p.body,
+    };
+    let answer = owner.apply(entry)?;
+    Ok(Outcome {
+        base_offset: p.base_offset,
+        answer,
+    })
+}
+
+/// Lets the disk's checkpoint ask for a group's state.
+struct Source<A>(Arc<Mutex<Inner<A>>>);
+
+impl<A: Apply> StateSource for Source<A> {
+    fn capture(&self) -> Option<Captured> {
+        let inner = self.0.lock();
+        let applied = inner.applied?;
+        let image = Image {
+            applied: Some(applied),
+            membership: inner.membership.clone(),
+            owner: inner.owner.capture(),
+        };
+        match encode_image(&image) {
+            Ok(state) => Some(Captured {
+                applied: entry_id(&applied),
+                state,
+            }),
+            Err(error) => {
+                tracing::error!(%error, "a group's state does not encode; the checkpoint keeps the older one");
+                None
+            }
+        }
+    }
+}
+
+impl<A: Apply> RaftStateMachine<TypeConfig> for Machine<A> {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let inner = self.inner.lock();
+        Ok((inner.applied, inner.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let outcome = self.apply_one(entry.log_id(), &entry.payload)?;
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Self::SnapshotBuilder> {
+        Some(self.clone())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: Bytes,
+    ) -> Result<(), io::Error> {
+        let mut inner = self.inner.lock();
+        inner.current = Some((meta.clone(), snapshot.clone()));
+        inner
+            .owner
+            .restore(snapshot, meta.last_log_id.as_ref().map(entry_id))?;
+        inner.applied = meta.last_log_id;
+        inner.membership = meta.last_membership.clone();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, Bytes>>, io::Error> {
+        if let Some((meta, snapshot)) = self.inner.lock().current.clone() {
+            return Ok(Some(Snapshot { meta, snapshot }));
+        }
+        Ok(self.log.bounds().purged.map(|_| self.snapshot()))
+    }
+}
+
+impl<A: Apply> RaftSnapshotBuilder<TypeConfig> for Machine<A> {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Bytes>, io::Error> {
+        Ok(self.snapshot())
+    }
+}
