@@ -76,7 +76,7 @@ const RESPONSE_ELEMENTS_MAX: usize = 4_000_000;
 /// Unknown tagged fields kept per structure; Kafka itself defines at most a handful.
 const TAGS_MAX: usize = 16;
 
-fn limits(bytes: usize, elements_max: usize) -> DecodeLimits {
+pub(crate) fn limits(bytes: usize, elements_max: usize) -> DecodeLimits {
     let mut limits = DecodeLimits::default();
     limits.max_frame_bytes = bytes;
     limits.max_string_bytes = bytes;

@@ -28,6 +28,10 @@ pub mod leader;
 pub mod produce;
 pub mod record_batch;
 
+pub mod consumer_protocol;
+pub mod offsets_topic;
+pub mod rpc;
+
 mod wire;
 
 pub use error_code::ErrorCode;

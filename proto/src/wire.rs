@@ -261,6 +261,20 @@ impl Gather {
         }
     }
 
+    /// Starts a message that is no frame: it has no size in front.
+    pub(crate) fn message() -> Gather {
+        Gather {
+            own: BytesMut::new(),
+            slices: Vec::new(),
+            slice_bytes: 0,
+        }
+    }
+
+    /// The bytes of a message into which no slices were gathered.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.own.freeze()
+    }
+
     /// The bytes written here, for encoders that append to a buffer.
     pub(crate) fn own(&mut self) -> &mut BytesMut {
         &mut self.own
@@ -361,11 +375,7 @@ impl Gather {
 
     /// One tagged field, from what `body` writes.
     pub(crate) fn tag(&mut self, tag: u32, body: impl FnOnce(&mut Gather)) {
-        let mut field = Gather {
-            own: BytesMut::new(),
-            slices: Vec::new(),
-            slice_bytes: 0,
-        };
+        let mut field = Gather::message();
         body(&mut field);
         self.unsigned_varint(tag);
         self.unsigned_varint(saturating_u32(field.own.len()));
