@@ -1,0 +1,323 @@
+"""The clients under test, each behind the same few calls (clients/agent.py tells the conversation).
+
+`Agent` talks to a client library's process; `Kcat` gives kcat's command line the same face. `member` starts one group
+member of any of them. What a client cannot do is in its `lacks`, with the reason beside it, and shows in the table.
+"""
+
+import base64
+import json
+import os
+import pathlib
+import queue
+import re
+import signal
+import subprocess
+import threading
+import time
+
+from harness.report import until
+
+CLIENTS = pathlib.Path(__file__).resolve().parent.parent / "clients"
+CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
+NAMES = ["kcat", "confluent-kafka", "kafka-python", "aiokafka", "kafkajs", "java"]
+# Eager by range or round robin, and the cooperative protocol where the library has it.
+STRATEGIES = {"kcat": ["range", "cooperative"], "confluent-kafka": ["range", "cooperative"],
+              "kafka-python": ["range", "cooperative"], "aiokafka": ["roundrobin"],
+              "kafkajs": ["roundrobin"], "java": ["range", "cooperative"]}
+# Null header values: kafkajs and kafka-python refuse to send them, kcat prints them like text.
+SENDS_NULL_HEADER = {"confluent-kafka", "java", "aiokafka"}
+
+
+def b64(data):
+    return base64.b64encode(data).decode()
+
+
+class Refused(Exception):
+    """The client reported an error."""
+
+
+class Tools:
+    """Where the installed clients are, and how their agents are started."""
+
+    def __init__(self, folder, scratch):
+        self.folder, self.scratch = pathlib.Path(folder), pathlib.Path(scratch)
+        self.classes = self.scratch / "classes"
+
+    def compile_java(self):
+        self.classes.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["javac", "-d", str(self.classes), "-cp", f"{self.folder}/java/*", str(CLIENTS / "Agent.java")], check=True)
+
+    def command(self, name, *arguments):
+        if name == "java":
+            return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{self.classes}:{self.folder}/java/*", "Agent", *arguments]
+        if name == "kafkajs":
+            return ["node", str(CLIENTS / "agent.js"), *arguments]
+        return [str(self.folder / "venv/bin/python"), str(CLIENTS / f"agent_{name.split('-kafka')[0].replace('-', '_')}.py"), *arguments]
+
+    def environment(self):
+        return {**os.environ, "NODE_MODULES_ROOT": str(self.folder / "js"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def spawn(self, name, *arguments, label="serve"):
+        log = open(self.scratch / f"client-{name}-{label}.log", "ab")
+        process = subprocess.Popen(self.command(name, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=self.environment())
+        log.close()
+        return process
+
+    def agent(self, name, bootstrap):
+        return Kcat(self, bootstrap) if name == "kcat" else Agent(self, name, bootstrap)
+
+    def member(self, name, bootstrap, group, topic, strategy, label):
+        return (KcatMember if name == "kcat" else Member)(self, name, bootstrap, group, topic, strategy, label)
+
+
+class Agent:
+    def __init__(self, tools, name, bootstrap):
+        self.name = name
+        self.process = tools.spawn(name, "serve", bootstrap)
+        self.answers = queue.Queue()
+        self.lock = threading.Lock()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        for line in self.process.stdout:
+            self.answers.put(line)
+        self.answers.put(None)
+
+    def call(self, op, timeout=90, **fields):
+        with self.lock:
+            self.process.stdin.write((json.dumps({"op": op, **fields}) + "\n").encode())
+            self.process.stdin.flush()
+            try:
+                line = self.answers.get(timeout=timeout)
+            except queue.Empty:
+                raise Refused(f"{self.name} did not finish '{op}' within {timeout} s") from None
+        if line is None:
+            raise Refused(f"{self.name}'s process ended with status {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Refused(f"{self.name}: {answer['error']}")
+        return answer
+
+    def produce(self, topic, codec, records, idempotent=False, pace=0, timeout=90):
+        return self.call("produce", timeout=timeout, topic=topic, codec=codec, records=records, idempotent=idempotent, pace=pace)["acks"]
+
+    def read(self, want, timeout=40):
+        return self.call("read", timeout=timeout + 20, want=want, timeout_s=timeout)["records"]
+
+    def times(self, topic, queries):
+        return self.call("times", topic=topic, queries=queries)["offsets"]
+
+    def commit(self, group, topic, offsets):
+        self.call("commit", group=group, topic=topic, offsets=offsets)
+
+    def committed(self, group, topic, partitions):
+        return {int(p): o for p, o in self.call("committed", group=group, topic=topic, partitions=partitions)["offsets"].items()}
+
+    def create(self, topic, partitions):
+        self.call("create", topic=topic, partitions=partitions)
+
+    def delete(self, topic):
+        self.call("delete", topic=topic)
+
+    def topics(self):
+        return self.call("topics")["topics"]
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Kcat:
+    """kcat as a command: values without the separators below, headers the same for all records of a partition."""
+
+    name = "kcat"
+    KEY, END = b"\x1c", b"\x1e\x1d"
+
+    def __init__(self, tools, bootstrap):
+        self.bootstrap = bootstrap
+        self.log = open(tools.scratch / "client-kcat-serve.log", "ab")
+        self.running = set()
+
+    def run(self, *arguments, data=b"", timeout=90):
+        process = subprocess.Popen(["kcat", "-b", self.bootstrap, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.running.add(process)
+        try:
+            out, err = process.communicate(data, timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise Refused(f"kcat did not finish within {timeout} s: {' '.join(map(str, arguments))}") from None
+        finally:
+            self.running.discard(process)
+        self.log.write(err)
+        self.log.flush()
+        if process.returncode:
+            raise Refused(f"kcat: {err.decode(errors='replace').strip()[-300:]}")
+        return out
+
+    def produce(self, topic, codec, records, idempotent=False, pace=0, timeout=90):
+        runs = {}
+        for r in records:
+            runs.setdefault((r.get("p"), tuple(map(tuple, r.get("h", [])))), []).append(base64.b64decode(r["k"]) + self.KEY + base64.b64decode(r["v"]))
+        for (partition, headers), lines in runs.items():
+            arguments = ["-P", "-t", topic, "-z", codec, "-K", self.KEY.decode(), "-D", self.END.decode(), "-X", "linger.ms=5", "-E"]
+            arguments += ["-p", str(partition)] if partition is not None else []
+            arguments += ["-X", "enable.idempotence=true"] if idempotent else []
+            for name, value in headers:
+                arguments += ["-H", f"{name}={base64.b64decode(value).decode()}"]
+            if pace:
+                self._paced(arguments, lines, pace, timeout)
+            else:
+                self.run(*arguments, data=self.END.join(lines), timeout=timeout)
+        return None  # kcat does not say where a record went
+
+    def _paced(self, arguments, lines, pace, timeout):
+        process = subprocess.Popen(["kcat", "-b", self.bootstrap, *arguments], stdin=subprocess.PIPE, stderr=self.log)
+        for at in range(0, len(lines), 50):
+            process.stdin.write(b"".join(line + self.END for line in lines[at:at + 50]))
+            process.stdin.flush()
+            time.sleep(50 / pace)
+        process.stdin.close()
+        if process.wait(timeout):
+            raise Refused(f"kcat ended with status {process.returncode}")
+
+    def read(self, want, timeout=40):
+        records = []
+        for topic in want:
+            out = self.run("-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %T %K %S\n%k%s%h\x1e\x1d", timeout=timeout)
+            records += self._parse(topic, out)
+        return records
+
+    def _parse(self, topic, out):
+        at = 0
+        while at < len(out):
+            end = out.index(b"\n", at)
+            p, o, ts, k, v = out[at:end].split(b" ")
+            k, v = int(k), int(v)
+            at = end + 1
+            key, at = (None, at) if k < 0 else (b64(out[at:at + k]), at + k)
+            value, at = (None, at) if v < 0 else (b64(out[at:at + v]), at + v)
+            end = out.index(self.END, at)
+            headers, at = out[at:end], end + len(self.END)
+            yield {"t": topic, "p": int(p), "o": int(o), "ts": int(ts), "k": key, "v": value, "h": headers}
+
+    @staticmethod
+    def printed_headers(headers):
+        """Headers as kcat prints them."""
+        return b",".join(name.encode() + b"=" + (b"NULL" if value is None else base64.b64decode(value)) for name, value in headers)
+
+    def times(self, topic, queries):
+        found = []
+        for partition, ts in queries:
+            out = self.run("-Q", "-t", f"{topic}:{partition}:{ts}").decode()
+            found.append(int(re.search(r"offset (-?\d+)", out).group(1)))
+        return found
+
+    def topics(self):
+        return sorted(t["topic"] for t in json.loads(self.run("-L", "-J"))["topics"])
+
+    def close(self):
+        for process in list(self.running):
+            process.kill()
+        self.log.close()
+
+
+class Member:
+    """One member of a group, in a process of its own."""
+
+    def __init__(self, tools, name, bootstrap, group, topic, strategy, label):
+        self.name, self.label = name, label
+        self.held, self.records, self.closed = None, [], False
+        self.process = self._spawn(tools, bootstrap, group, topic, strategy)
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+
+    def _spawn(self, tools, bootstrap, group, topic, strategy):
+        return tools.spawn(self.name, "member", bootstrap, group, topic, strategy, label=self.label)
+
+    def _listen(self):
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["e"] == "rec":
+                self.records.append((event["p"], event["o"], event["k"], event["v"]))
+            elif event["e"] == "assigned":
+                self.held = set(event["parts"])
+            else:
+                self.closed = True
+
+    def ask_to_stop(self):
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def stop(self, within=30):
+        """Leaves the group in order, its offsets committed."""
+        self.ask_to_stop()
+        self._end(within)
+        assert self.closed, f"{self.label} ended with status {self.process.returncode} without closing its consumer"
+
+    def _end(self, within):
+        try:
+            self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.label} did not leave within {within} s") from None
+        self.thread.join(10)
+        self.held = set()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.thread.join(10)
+        self.held = set()
+
+
+class KcatMember(Member):
+    FORMAT = "%p %o %k %s\n"
+
+    def _spawn(self, tools, bootstrap, group, topic, strategy):
+        self.log = open(tools.scratch / f"client-kcat-{self.label}.log", "ab")
+        process = subprocess.Popen(
+            ["kcat", "-b", bootstrap, "-G", group, "-u", "-f", self.FORMAT, "-E",
+             "-X", f"partition.assignment.strategy={'cooperative-sticky' if strategy == 'cooperative' else strategy}",
+             "-X", "auto.offset.reset=earliest", "-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=500",
+             "-X", "auto.commit.interval.ms=500", "-X", "reconnect.backoff.max.ms=1000", topic],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        threading.Thread(target=self._watch, args=(process.stderr,), daemon=True).start()
+        return process
+
+    def _watch(self, stderr):
+        for line in stderr:
+            self.log.write(line)
+            self.log.flush()
+            found = re.search(rb"rebalanced.*?(assigned|revoked|incremental assignment|incremental revoke|lost)", line)
+            if found:
+                parts = {int(p) for p in re.findall(rb"\[(\d+)\]", line)}
+                held = self.held or set()
+                self.held = held | parts if b"assign" in found.group(1) else held - parts
+
+    def _listen(self):
+        for line in self.process.stdout:
+            p, o, k, v = line.rstrip(b"\n").split(b" ", 3)
+            self.records.append((int(p), int(o), b64(k), b64(v)))
+
+    def stop(self, within=30):
+        self.process.send_signal(signal.SIGINT)
+        self._end(within)
+
+
+def settled(members, partitions, within, what):
+    """Waits until the members hold every partition once, and returns how long it took."""
+    started = time.monotonic()
+    alive = [m for m in members if m.held is not None or m.process.poll() is None]
+
+    def state():
+        return ", ".join(f"{m.label}: {'-' if m.held is None else sorted(m.held)}" for m in alive)
+
+    def fair():
+        if any(not m.held for m in alive):
+            return False
+        return sum(len(m.held) for m in alive) == partitions and set().union(*(m.held for m in alive)) == set(range(partitions))
+
+    until(within, lambda: f"{what} ({state()})", fair)
+    time.sleep(0.3)  # a set that is right only between two rebalances does not count
+    until(within, lambda: f"{what} ({state()})", fair)
+    return time.monotonic() - started
