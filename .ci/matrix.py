@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import agents, broker as brokers
-from harness.agents import CODECS, NAMES, SENDS_NULL_HEADER, STRATEGIES, Kcat, Refused, Tools, b64, settled
+from harness.agents import CODECS, NAMES, SENDS_NULL_HEADER, STRATEGIES, Kcat, Refused, Tools, b64, once_loaded, settled
 from harness.report import Report, until
 from harness.wire import Connection
 
@@ -357,18 +357,6 @@ class Feed(threading.Thread):
     def stop(self):
         self.stopping.set()
         self.join(30)
-
-
-def once_loaded(action):
-    """The action's answer; a coordinator that still reads its log after a start may say so for a while."""
-    def attempt():
-        try:
-            return [action()]
-        except Refused as problem:
-            if not any(word in str(problem) for word in ("NOT_COORDINATOR", "COORDINATOR_LOAD_IN_PROGRESS")):
-                raise
-            return None
-    return until(15, "the group's coordinator is loaded", attempt)[0]
 
 
 def refused(action, what):

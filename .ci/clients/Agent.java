@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
+import java.io.PrintStream;
 import java.time.Duration;
 import java.util.*;
 import java.util.concurrent.Future;
@@ -26,18 +27,20 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 public final class Agent {
     private static final ObjectMapper JSON = new ObjectMapper();
+    private static final PrintStream ANSWERS = System.out;
     private final String bootstrap;
 
     private Agent(String bootstrap) { this.bootstrap = bootstrap; }
 
     public static void main(String[] args) throws Exception {
+        System.setOut(System.err); // the logging backend writes to System.out, which is for answers here
         Agent agent = new Agent(args[1]);
         if (args[0].equals("serve")) agent.serve(); else agent.member(args[2], args[3], args[4]);
     }
 
     private static String b64(byte[] bytes) { return bytes == null ? null : Base64.getEncoder().encodeToString(bytes); }
     private static byte[] unb64(JsonNode node) { return node == null || node.isNull() ? null : Base64.getDecoder().decode(node.asText()); }
-    private static synchronized void emit(JsonNode event) { System.out.println(event); System.out.flush(); }
+    private static synchronized void emit(JsonNode event) { ANSWERS.println(event); ANSWERS.flush(); }
 
     private void serve() throws Exception {
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in));

@@ -304,6 +304,18 @@ class KcatMember(Member):
         self._end(within)
 
 
+def once_loaded(action):
+    """The action's answer; a coordinator that still reads its log after a start may say so for a while."""
+    def attempt():
+        try:
+            return [action()]
+        except Refused as problem:
+            if not any(word in str(problem) for word in ("NOT_COORDINATOR", "COORDINATOR_LOAD_IN_PROGRESS")):
+                raise
+            return None
+    return until(15, "the group's coordinator is loaded", attempt)[0]
+
+
 def settled(members, partitions, within, what):
     """Waits until the members hold every partition once, and returns how long it took."""
     started = time.monotonic()
