@@ -337,6 +337,7 @@ pub fn validate(records: &Bytes, limits: &BatchLimits) -> Result<BatchHeader, Ba
     }
     verify_checksum(records, &header)?;
     validate_header(&header)?;
+    validate_room(&header)?;
     validate_attributes(header.attributes, limits)?;
     validate_timestamps(&header, limits)?;
     Ok(header)
@@ -363,6 +364,24 @@ fn validate_header(header: &BatchHeader) -> Result<(), BatchError> {
             sequence,
         })
     }
+}
+
+/// The shortest record: seven fields of one byte.
+const RECORD_BYTES_MIN: usize = 7;
+
+/// A header can agree with itself and still claim two billion offsets for no records. Where the
+/// records are in sight, they must have room; compressed ones are for [`validate_records`] to count.
+fn validate_room(header: &BatchHeader) -> Result<(), BatchError> {
+    let (count, last_offset_delta) = (header.record_count, header.last_offset_delta);
+    let room = header.size().saturating_sub(HEADER_BYTES) / RECORD_BYTES_MIN;
+    let in_sight = header.attributes.compression() == Some(Compression::None);
+    if in_sight && usize::try_from(count).unwrap_or(usize::MAX) > room {
+        return Err(BatchError::Count {
+            count,
+            last_offset_delta,
+        });
+    }
+    Ok(())
 }
 
 fn validate_attributes(attributes: Attributes, limits: &BatchLimits) -> Result<(), BatchError> {
