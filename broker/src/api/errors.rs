@@ -1,0 +1,48 @@
+//! The one table from our errors to Kafka's codes. Every match is exhaustive: a new error has to say here
+//! what a client is told.
+
+use crate::cluster::{CreateTopicError, DeleteTopicError};
+use crate::partition::{AppendError, ReadError};
+use logd_proto::ErrorCode;
+
+pub fn append(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+        // Retriable, and what Kafka's own log layer answers when a disk refuses a write.
+        AppendError::DiskFull | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
+        AppendError::Unknown => ErrorCode::RequestTimedOut,
+    }
+}
+
+pub fn read(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::FencedLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
+        ReadError::UnknownLeaderEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
+        ReadError::Storage(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+pub fn create_topic(error: &CreateTopicError) -> ErrorCode {
+    match error {
+        CreateTopicError::Exists(_) => ErrorCode::TopicAlreadyExists,
+        CreateTopicError::InvalidName(_) => ErrorCode::InvalidTopic,
+        CreateTopicError::InvalidPartitions(_) => ErrorCode::InvalidPartitions,
+        CreateTopicError::InvalidReplication(_) => ErrorCode::InvalidReplicationFactor,
+        CreateTopicError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
+        CreateTopicError::InvalidConfig(_) => ErrorCode::InvalidConfig,
+        CreateTopicError::InvalidRequest(_) => ErrorCode::InvalidRequest,
+        CreateTopicError::TimedOut => ErrorCode::RequestTimedOut,
+        CreateTopicError::Unavailable(_) => ErrorCode::NotController,
+    }
+}
+
+pub fn delete_topic(error: &DeleteTopicError) -> ErrorCode {
+    match error {
+        DeleteTopicError::Unknown => ErrorCode::UnknownTopicOrPartition,
+        DeleteTopicError::Unavailable(_) => ErrorCode::NotController,
+    }
+}

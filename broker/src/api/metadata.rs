@@ -1,0 +1,178 @@
+//! Metadata: brokers, topics and leaders, as the listener that was asked advertises them.
+
+use super::{Context, Services, errors};
+use crate::cluster::{ClusterState, CreateTopicError, NewTopic, Topic};
+use logd_proto::messages::metadata_request::MetadataRequestTopic;
+use logd_proto::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use logd_proto::messages::{MetadataRequest, MetadataResponse};
+use logd_proto::{ErrorCode, StrBytes, Uuid, message};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// In version 0 an empty list means all topics; later that is null.
+const NULL_MEANS_ALL: i16 = 1;
+
+/// Creating on demand must not hold a Metadata request for long; the client asks again anyway.
+const AUTO_CREATE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// "Authorized operations" were not asked for, or there is no authorizer.
+const OPERATIONS_UNKNOWN: i32 = i32::MIN;
+
+pub async fn answer(
+    services: Arc<Services>,
+    context: Context,
+    request: MetadataRequest,
+) -> MetadataResponse {
+    let all = match &request.topics {
+        None => true,
+        Some(topics) => topics.is_empty() && context.version < NULL_MEANS_ALL,
+    };
+    let mut topics = Vec::new();
+    if all {
+        let state = services.cluster.view();
+        topics.extend(state.topics.values().map(|t| describe(&services, t)));
+    } else {
+        for wanted in request.topics.iter().flatten() {
+            topics.push(one(&services, wanted, request.allow_auto_topic_creation).await);
+        }
+    }
+    let state = services.cluster.view();
+    message!(MetadataResponse {
+        brokers: brokers(&state, &context.listener),
+        cluster_id: Some(services.cluster.cluster_id().into()),
+        // Any broker forwards admin requests, so the one that was asked is as good a controller as any.
+        controller_id: services.cluster.node_id(),
+        topics,
+        cluster_authorized_operations: OPERATIONS_UNKNOWN,
+    })
+}
+
+/// Brokers as clients of that listener reach them; one without such a listener is left out, as in Kafka.
+pub fn brokers(state: &ClusterState, listener: &str) -> Vec<MetadataResponseBroker> {
+    let reach = |b: &crate::cluster::BrokerInfo| b.listeners.get(listener).cloned();
+    let brokers = state.brokers.values().filter_map(|b| Some((b, reach(b)?)));
+    brokers
+        .map(|(b, (host, port))| {
+            message!(MetadataResponseBroker {
+                node_id: b.id,
+                host: host.into(),
+                port: i32::from(port),
+                rack: b.rack.clone().map(StrBytes::from)
+            })
+        })
+        .collect()
+}
+
+async fn one(
+    services: &Services,
+    wanted: &MetadataRequestTopic,
+    allow_create: bool,
+) -> MetadataResponseTopic {
+    let Some(name) = &wanted.name else {
+        return by_id(services, wanted.topic_id);
+    };
+    let state = services.cluster.view();
+    if let Some(topic) = state.topic(name) {
+        return describe(services, topic);
+    }
+    if !(allow_create && services.settings.auto_create_topics) {
+        let code = if is_legal(name) {
+            ErrorCode::UnknownTopicOrPartition
+        } else {
+            ErrorCode::InvalidTopic
+        };
+        return failed(Some(name.clone()), Uuid::ZERO, code);
+    }
+    let new = vec![NewTopic {
+        name: name.to_string(),
+        ..NewTopic::default()
+    }];
+    let created = services
+        .cluster
+        .create_topics(new, false, AUTO_CREATE_DEADLINE)
+        .await;
+    match created.into_iter().next() {
+        // Two clients may ask at once; whoever lost the race finds the winner's topic.
+        Some(Ok(_) | Err(CreateTopicError::Exists(_))) => match services.cluster.view().topic(name)
+        {
+            Some(topic) => describe(services, topic),
+            None => failed(
+                Some(name.clone()),
+                Uuid::ZERO,
+                ErrorCode::LeaderNotAvailable,
+            ),
+        },
+        Some(Err(CreateTopicError::TimedOut)) | None => failed(
+            Some(name.clone()),
+            Uuid::ZERO,
+            ErrorCode::LeaderNotAvailable,
+        ),
+        Some(Err(error)) => failed(Some(name.clone()), Uuid::ZERO, errors::create_topic(&error)),
+    }
+}
+
+fn is_legal(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.len() <= 249 && name != "." && name != ".." && name.chars().all(legal)
+}
+
+fn by_id(services: &Services, id: Uuid) -> MetadataResponseTopic {
+    match services.cluster.view().topic_by_id(&id) {
+        Some(topic) => describe(services, topic),
+        None => failed(None, id, ErrorCode::UnknownTopicId),
+    }
+}
+
+fn failed(name: Option<StrBytes>, topic_id: Uuid, code: ErrorCode) -> MetadataResponseTopic {
+    message!(MetadataResponseTopic {
+        error_code: code.code(),
+        name,
+        topic_id,
+        topic_authorized_operations: OPERATIONS_UNKNOWN
+    })
+}
+
+fn describe(services: &Services, topic: &Topic) -> MetadataResponseTopic {
+    let partitions = topic
+        .partitions
+        .iter()
+        .enumerate()
+        .map(|(i, replicas)| partition(services, topic, i as i32, replicas))
+        .collect();
+    message!(MetadataResponseTopic {
+        name: Some(topic.name.as_str().into()),
+        topic_id: topic.id,
+        is_internal: topic.internal,
+        partitions,
+        topic_authorized_operations: OPERATIONS_UNKNOWN,
+    })
+}
+
+fn partition(
+    services: &Services,
+    topic: &Topic,
+    index: i32,
+    replicas: &[i32],
+) -> MetadataResponsePartition {
+    let leadership = services
+        .partitions
+        .get(&topic.id, index)
+        .map(|p| p.leadership());
+    // A leader is named once it serves: a topic can be used the instant it is announced.
+    let serving = leadership.filter(|l| l.serving);
+    let code = if serving.is_some() {
+        ErrorCode::None
+    } else {
+        ErrorCode::LeaderNotAvailable
+    };
+    message!(MetadataResponsePartition {
+        error_code: code.code(),
+        partition_index: index,
+        leader_id: serving.and_then(|l| l.leader).unwrap_or(-1),
+        leader_epoch: leadership.map_or(-1, |l| l.epoch),
+        replica_nodes: replicas.to_vec(),
+        isr_nodes: replicas.to_vec(),
+    })
+}

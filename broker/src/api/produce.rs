@@ -1,0 +1,259 @@
+//! Produce: every partition's batch is checked and queued in the request's order before the next request
+//! is looked at; the answers are awaited beside it.
+
+use super::{Answer, Answering, Context, Services, errors};
+use crate::partition::{AppendError, Appended, Appending, Partition, ValidBatch};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use logd_proto::leader::CurrentLeader;
+use logd_proto::produce::{
+    ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic,
+    ProduceTopicResponse, RecordError,
+};
+use logd_proto::record_batch::{BatchLimits, validate, with_log_append_time};
+use logd_proto::{ErrorCode, StrBytes};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// From here on topics are named by id (KIP-516).
+const BY_TOPIC_ID: i16 = 13;
+
+/// From here on zstd may be used (KIP-110).
+const ZSTD: i16 = 7;
+
+const ACKS_NONE: i16 = 0;
+const ACKS_LEADER: i16 = 1;
+const ACKS_ALL: i16 = -1;
+
+/// A batch that was queued, or why it was not.
+enum Queued {
+    Flying {
+        index: i32,
+        append_time: i64,
+        appending: Appending,
+    },
+    Refused(ProducePartitionResponse),
+}
+
+pub async fn take(services: Arc<Services>, context: Context, request: ProduceRequest) -> Answering {
+    let acks = request.acks;
+    if !matches!(acks, ACKS_NONE | ACKS_LEADER | ACKS_ALL) {
+        let refuse = |p: &ProducePartition| {
+            ProducePartitionResponse::failed(p.index, ErrorCode::InvalidRequiredAcks)
+        };
+        let topics = request
+            .topics
+            .iter()
+            .map(|t| topic_response(t, t.partitions.iter().map(refuse).collect()))
+            .collect();
+        return super::ready(response(topics));
+    }
+    let deadline = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let mut queued = Vec::with_capacity(request.topics.len());
+    for mut topic in request.topics {
+        let partitions = std::mem::take(&mut topic.partitions);
+        let mut parts = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            parts.push(
+                queue(
+                    &services,
+                    &context,
+                    &topic,
+                    partition,
+                    request.transactional_id.is_some(),
+                )
+                .await,
+            );
+        }
+        queued.push((topic, parts));
+    }
+    Box::pin(async move {
+        let mut topics = Vec::with_capacity(queued.len());
+        for (topic, parts) in queued {
+            let partitions = join_all(parts.into_iter().map(|part| settle(part, deadline))).await;
+            topics.push(topic_response(&topic, partitions));
+        }
+        let failed = topics
+            .iter()
+            .flat_map(|t| &t.partitions)
+            .any(|p| !p.error.is_none());
+        match (acks, failed) {
+            (ACKS_NONE, false) => Answer::Nothing,
+            // The only way to tell a client that listens to nothing.
+            (ACKS_NONE, true) => Answer::Close,
+            _ => Answer::Respond(response(topics).into()),
+        }
+    })
+}
+
+fn response(topics: Vec<ProduceTopicResponse>) -> ProduceResponse {
+    ProduceResponse {
+        topics,
+        throttle_time_ms: 0,
+        node_endpoints: Vec::new(),
+    }
+}
+
+fn topic_response(
+    topic: &ProduceTopic,
+    partitions: Vec<ProducePartitionResponse>,
+) -> ProduceTopicResponse {
+    ProduceTopicResponse {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partitions,
+    }
+}
+
+/// Phase one for one partition.
+async fn queue(
+    services: &Services,
+    context: &Context,
+    topic: &ProduceTopic,
+    part: ProducePartition,
+    transactional: bool,
+) -> Queued {
+    let index = part.index;
+    let refused = |code| Queued::Refused(ProducePartitionResponse::failed(index, code));
+    let found = if context.version >= BY_TOPIC_ID {
+        services.partition_by_id(&topic.topic_id, index)
+    } else {
+        services.partition_by_name(&topic.name, index)
+    };
+    let partition = match found {
+        Ok(partition) => partition,
+        Err(code) => return refused(code),
+    };
+    if transactional {
+        return Queued::Refused(explained(
+            index,
+            ErrorCode::UnsupportedVersion,
+            "transactions are not supported yet",
+        ));
+    }
+    let now = (services.now_ms)();
+    let (batch, append_time) = match check(
+        &partition,
+        part.records.unwrap_or_default(),
+        context.version,
+        now,
+    ) {
+        Ok(checked) => checked,
+        Err(refusal) => return Queued::Refused(ProducePartitionResponse { index, ..refusal }),
+    };
+    match partition.append(batch).await {
+        Ok(appending) => Queued::Flying {
+            index,
+            append_time,
+            appending,
+        },
+        Err(error) => Queued::Refused(append_failed(index, &error)),
+    }
+}
+
+/// Validates a batch and, where the topic says so, gives it the broker's time. The second value is what
+/// the response calls the append time.
+fn check(
+    partition: &Partition,
+    records: Bytes,
+    version: i16,
+    now: i64,
+) -> Result<(ValidBatch, i64), ProducePartitionResponse> {
+    let config = partition.config();
+    let limits = BatchLimits {
+        size_bytes_max: config.max_message_bytes(),
+        timestamp_max: config.timestamp_max(now),
+        timestamp_min: config.timestamp_min(now),
+        zstd: version >= ZSTD,
+    };
+    let refused = |e: logd_proto::record_batch::BatchError| explained(0, e.code(), &e.to_string());
+    let header = validate(&records, &limits).map_err(refused)?;
+    if header.attributes.is_transactional() {
+        return Err(explained(
+            0,
+            ErrorCode::InvalidTxnState,
+            "transactions are not supported yet",
+        ));
+    }
+    if let Some(why) = config.refuses_records(&records) {
+        let record_errors = vec![RecordError {
+            batch_index: 0,
+            message: Some(why.into()),
+        }];
+        return Err(ProducePartitionResponse {
+            record_errors,
+            ..explained(0, ErrorCode::InvalidRecord, why)
+        });
+    }
+    if !config.log_append_time() {
+        return Ok((
+            ValidBatch {
+                bytes: records,
+                header,
+            },
+            -1,
+        ));
+    }
+    let stamped = with_log_append_time(&records, now);
+    let header = validate_stamped(&stamped).map_err(refused)?;
+    Ok((
+        ValidBatch {
+            bytes: stamped,
+            header,
+        },
+        now,
+    ))
+}
+
+fn validate_stamped(
+    batch: &Bytes,
+) -> Result<logd_proto::record_batch::BatchHeader, logd_proto::record_batch::BatchError> {
+    logd_proto::record_batch::BatchHeader::parse(batch)
+}
+
+/// Phase two: the fate of a queued batch. When time runs out the batch may still be committed.
+async fn settle(queued: Queued, deadline: Duration) -> ProducePartitionResponse {
+    match queued {
+        Queued::Refused(response) => response,
+        Queued::Flying {
+            index,
+            append_time,
+            appending,
+        } => match tokio::time::timeout(deadline, appending).await {
+            Ok(Ok(Appended {
+                base_offset,
+                log_start,
+                ..
+            })) => ProducePartitionResponse {
+                log_append_time_ms: append_time,
+                ..ProducePartitionResponse::appended(index, base_offset, log_start)
+            },
+            Ok(Err(error)) => append_failed(index, &error),
+            Err(_) => ProducePartitionResponse::failed(index, ErrorCode::RequestTimedOut),
+        },
+    }
+}
+
+fn append_failed(index: i32, error: &AppendError) -> ProducePartitionResponse {
+    let current_leader = match error {
+        AppendError::NotLeader {
+            leader: Some(leader_id),
+            epoch,
+        } => Some(CurrentLeader {
+            leader_id: *leader_id,
+            leader_epoch: *epoch,
+        }),
+        _ => None,
+    };
+    ProducePartitionResponse {
+        current_leader,
+        ..explained(index, errors::append(error), &error.to_string())
+    }
+}
+
+fn explained(index: i32, code: ErrorCode, why: &str) -> ProducePartitionResponse {
+    ProducePartitionResponse {
+        error_message: Some(StrBytes::from(why)),
+        ..ProducePartitionResponse::failed(index, code)
+    }
+}

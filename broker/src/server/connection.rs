@@ -1,0 +1,338 @@
+//! One connection: reads frames, hands requests over in order, writes the answers in order.
+//!
+//! Everything happens on the connection's own task, so that an answer needs no hop to be written.
+//! Bounds: requests in flight, bytes held while a frame arrives (the broker's budget), bytes waiting to be
+//! written (no more requests are read until they are), and time: idle, mid-frame, and unread answers.
+
+use super::limits::{FREE_BYTES, Limits};
+use crate::api::{Answer, Context, Handler};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use logd_proto::api::{ApiKey, Request, unsupported_api_versions};
+use logd_proto::frame::{
+    FrameError, HeaderError, RequestHeader, SIZE_BYTES, check_size, split_request,
+};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+/// Answers that may wait to be written before no more requests are read.
+const UNWRITTEN_BYTES_MAX: usize = 1 << 20;
+
+/// How far the buffer grows ahead of the bytes that have arrived.
+const READ_AHEAD_BYTES: usize = 1 << 20;
+
+/// Slices handed to one vectored write: the kernel takes 1,024 at most.
+const SLICES_PER_WRITE: usize = 64;
+
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    pub frame_bytes_max: usize,
+    pub in_flight_max: usize,
+    /// Without a request for this long, the connection is closed.
+    pub idle: Duration,
+    /// A frame that has begun must make progress within this, and so must unread answers.
+    pub stalled: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("closed by the client")]
+    ByClient,
+    #[error("the broker is stopping")]
+    Stopping,
+    #[error("idle for too long")]
+    Idle,
+    #[error("a frame stalled half way")]
+    Stalled,
+    #[error("the client does not read its answers")]
+    Unread,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("{0}")]
+    Request(#[from] logd_proto::api::DecodeError),
+    #[error("an answer does not encode: {0}")]
+    Encode(#[from] logd_proto::api::EncodeError),
+    #[error("a request of a kind that gets no answer failed")]
+    Refused,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+type InFlight = Pin<Box<dyn Future<Output = Result<Option<Vec<Bytes>>, Ended>> + Send>>;
+
+/// What of a frame has arrived.
+struct Inbox {
+    buffer: BytesMut,
+    /// Size of the frame whose prefix has been read.
+    frame: Option<usize>,
+    held: Option<OwnedSemaphorePermit>,
+    held_bytes: usize,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self {
+            buffer: BytesMut::with_capacity(FREE_BYTES),
+            frame: None,
+            held: None,
+            held_bytes: 0,
+        }
+    }
+
+    /// Cuts a whole frame off the front, with the bytes of the budget it holds.
+    fn next(
+        &mut self,
+        limit: usize,
+    ) -> Result<Option<(Bytes, Option<OwnedSemaphorePermit>)>, FrameError> {
+        if self.frame.is_none()
+            && let Some(prefix) = self.buffer.first_chunk::<SIZE_BYTES>()
+        {
+            self.frame = Some(check_size(*prefix, limit)?);
+            self.buffer.advance(SIZE_BYTES);
+        }
+        match self.frame {
+            Some(size) if self.buffer.len() >= size => {
+                self.frame = None;
+                self.held_bytes = 0;
+                Ok(Some((
+                    self.buffer.split_to(size).freeze(),
+                    self.held.take(),
+                )))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.buffer.is_empty() && self.frame.is_none()
+    }
+
+    /// Reads what there is, growing with what has arrived and not with what was announced.
+    async fn fill(
+        &mut self,
+        socket: &mut (impl AsyncRead + Unpin),
+        limits: &Limits,
+    ) -> Result<(), Ended> {
+        let missing = self
+            .frame
+            .map_or(0, |size| size.saturating_sub(self.buffer.len()));
+        let room = missing.min(READ_AHEAD_BYTES).max(FREE_BYTES);
+        if missing > FREE_BYTES {
+            self.hold(room, limits).await;
+        }
+        if self.buffer.capacity() - self.buffer.len() < room.min(missing.max(1)) {
+            self.buffer.reserve(room);
+        }
+        match socket.read_buf(&mut self.buffer).await? {
+            0 => Err(Ended::ByClient),
+            _ => Ok(()),
+        }
+    }
+
+    async fn hold(&mut self, room: usize, limits: &Limits) {
+        let wanted = self.buffer.len() + room;
+        if wanted <= self.held_bytes {
+            return;
+        }
+        if let Some(more) = limits.hold(wanted - self.held_bytes).await {
+            self.held_bytes = wanted;
+            match &mut self.held {
+                Some(held) => held.merge(more),
+                None => self.held = Some(more),
+            }
+        }
+    }
+}
+
+/// Answers on their way to the client.
+#[derive(Default)]
+struct Outbox {
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Outbox {
+    fn push(&mut self, chunks: Vec<Bytes>) {
+        self.bytes += chunks.iter().map(Bytes::len).sum::<usize>();
+        self.chunks
+            .extend(chunks.into_iter().filter(|c| !c.is_empty()));
+    }
+
+    async fn write(&mut self, socket: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        let slices: Vec<IoSlice<'_>> = self
+            .chunks
+            .iter()
+            .take(SLICES_PER_WRITE)
+            .map(|c| IoSlice::new(c))
+            .collect();
+        let mut written = socket.write_vectored(&slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.bytes -= written;
+        while let Some(front) = self.chunks.front_mut() {
+            if written < front.len() {
+                front.advance(written);
+                break;
+            }
+            written -= front.len();
+            self.chunks.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// A connection and everything it holds.
+pub struct Connection<S, H> {
+    pub socket: S,
+    pub peer: SocketAddr,
+    pub listener: std::sync::Arc<str>,
+    pub handler: std::sync::Arc<H>,
+    pub limits: Limits,
+    pub bounds: ConnectionLimits,
+    /// Turns true when the broker stops: no new requests, then a clean end.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl<S, H> Connection<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Handler,
+{
+    /// Serves the connection until it ends, and says why in the log.
+    pub async fn serve(self) {
+        let (peer, listener) = (self.peer, self.listener.clone());
+        let ended = self.run().await;
+        match ended {
+            Ended::ByClient | Ended::Stopping | Ended::Idle | Ended::Io(_) => {
+                debug!(%peer, %listener, reason = %ended, "connection ended")
+            }
+            Ended::Encode(_) => warn!(%peer, %listener, reason = %ended, "connection closed"),
+            _ => crate::server::listener::strangers().note(peer, &listener, &ended.to_string()),
+        }
+    }
+
+    async fn run(self) -> Ended {
+        let Self {
+            socket,
+            peer,
+            listener,
+            handler,
+            limits,
+            bounds,
+            mut stopping,
+        } = self;
+        let (mut reader, mut writer) = tokio::io::split(socket);
+        let (mut inbox, mut outbox) = (Inbox::new(), Outbox::default());
+        let mut in_flight: FuturesOrdered<InFlight> = FuturesOrdered::new();
+        let mut progress = Instant::now();
+        loop {
+            let draining = *stopping.borrow();
+            if draining && in_flight.is_empty() && outbox.chunks.is_empty() {
+                return Ended::Stopping;
+            }
+            let takes = !draining
+                && in_flight.len() < bounds.in_flight_max
+                && outbox.bytes <= UNWRITTEN_BYTES_MAX;
+            if takes {
+                match inbox.next(bounds.frame_bytes_max) {
+                    Ok(Some((frame, held))) => {
+                        progress = Instant::now();
+                        match take(&*handler, peer, &listener, frame, held).await {
+                            Ok(answer) => in_flight.push_back(answer),
+                            Err(ended) => return ended,
+                        }
+                        continue;
+                    }
+                    Ok(None) => {}
+                    Err(e) => return e.into(),
+                }
+            }
+            let (deadline, late) = if !outbox.chunks.is_empty() {
+                (bounds.stalled, Ended::Unread)
+            } else if !inbox.is_empty() && takes {
+                (bounds.stalled, Ended::Stalled)
+            } else {
+                (bounds.idle, Ended::Idle)
+            };
+            tokio::select! {
+                biased;
+                written = outbox.write(&mut writer), if !outbox.chunks.is_empty() => match written {
+                    Ok(()) => progress = Instant::now(),
+                    Err(e) => return e.into(),
+                },
+                Some(answer) = in_flight.next(), if !in_flight.is_empty() => match answer {
+                    Ok(Some(chunks)) => {
+                        progress = Instant::now();
+                        outbox.push(chunks);
+                    }
+                    Ok(None) => {}
+                    Err(ended) => return ended,
+                },
+                read = inbox.fill(&mut reader, &limits), if takes => match read {
+                    Ok(()) => progress = Instant::now(),
+                    Err(ended) => return ended,
+                },
+                _ = stopping.changed(), if !draining => {}
+                () = tokio::time::sleep_until(progress + deadline), if in_flight.is_empty() || !outbox.chunks.is_empty() => return late,
+            }
+        }
+    }
+}
+
+/// Decodes a frame and hands the request over.
+async fn take<H: Handler>(
+    handler: &H,
+    peer: SocketAddr,
+    listener: &std::sync::Arc<str>,
+    frame: Bytes,
+    held: Option<OwnedSemaphorePermit>,
+) -> Result<InFlight, Ended> {
+    let (header, body) = match split_request(frame) {
+        Err(HeaderError::UnsupportedVersion {
+            api: ApiKey::ApiVersions,
+            correlation_id,
+            ..
+        }) => {
+            let frame = unsupported_api_versions(correlation_id)?;
+            return Ok(Box::pin(std::future::ready(Ok(Some(frame.into_chunks())))));
+        }
+        other => other?,
+    };
+    let RequestHeader {
+        api,
+        version,
+        correlation_id,
+        client_id,
+    } = header;
+    let request = Request::decode(api, version, body)?;
+    let context = Context {
+        client_id,
+        peer,
+        listener: listener.clone(),
+        api,
+        version,
+    };
+    let answer = handler.take(context, request).await;
+    Ok(Box::pin(async move {
+        let answer = answer.await;
+        drop(held);
+        match answer {
+            Answer::Respond(response) => Ok(Some(
+                response.encode(version, correlation_id)?.into_chunks(),
+            )),
+            Answer::Nothing => Ok(None),
+            Answer::Close => Err(Ended::Refused),
+        }
+    }))
+}
