@@ -72,10 +72,20 @@ impl Node {
         };
         reconciler.round(&cluster.view()).await;
         tokio::spawn(reconciler.run());
+        let metadata = cluster.clone();
+        let offsets = crate::group::ReplicatedOffsets::new(
+            registry.clone(),
+            Box::new(move || {
+                let topic = metadata.view().topic(crate::group::OFFSETS_TOPIC).cloned()?;
+                Some((topic.id, topic.partitions.len()))
+            }),
+        );
+        let groups =
+            crate::group::Coordinator::new(crate::group::Settings::default(), Arc::new(offsets));
         let services = Services {
             cluster: cluster.clone(),
             partitions: registry.clone(),
-            groups: Arc::new(crate::group::Coordinator),
+            groups: Arc::new(groups),
             settings: Settings {
                 auto_create_topics: true,
                 fetch_bytes_max: 55 << 20,

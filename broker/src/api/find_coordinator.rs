@@ -79,7 +79,8 @@ async fn locate(
         ));
     }
     let topic = offsets_topic(services).await?;
-    let index = crate::group::partition_of(group, topic.partitions.len());
+    let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+    let index = logd_proto::offsets_topic::partition_of(group, partitions);
     let unavailable = || {
         (
             ErrorCode::CoordinatorNotAvailable,
