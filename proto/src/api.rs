@@ -449,6 +449,43 @@ pub fn negotiate(api: ApiKey, announced: RangeInclusive<i16>) -> Option<i16> {
     (version >= *served.start() && version >= *announced.start()).then_some(version)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_from_the_future_learns_what_it_may_ask() {
+        let frame = unsupported_api_versions(7).unwrap().to_bytes();
+        let (correlation, answer) =
+            decode_response::<ApiVersionsRequest>(frame.slice(4..), 0).unwrap();
+        assert_eq!((correlation, answer.error_code), (7, 35));
+        let [only] = answer.api_keys.as_slice() else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(
+            (only.api_key, only.min_version, only.max_version),
+            (18, 0, 4)
+        );
+    }
+
+    #[test]
+    fn produce_is_announced_from_zero_and_served_from_three() {
+        let announced = advertised_versions();
+        assert_eq!(announced.len(), ApiKey::ALL.len());
+        let produce = announced.iter().find(|api| api.api_key == 0).unwrap();
+        assert_eq!((produce.min_version, produce.max_version), (0, 13));
+        assert!(!ApiKey::Produce.versions().contains(&2));
+    }
+
+    #[test]
+    fn both_sides_agree_on_the_highest_common_version() {
+        assert_eq!(negotiate(ApiKey::Fetch, 0..=11), Some(11));
+        assert_eq!(negotiate(ApiKey::Fetch, 4..=99), Some(18));
+        assert_eq!(negotiate(ApiKey::Fetch, 0..=3), None);
+        assert_eq!(negotiate(ApiKey::Fetch, 19..=20), None);
+    }
+}
+
 // The rows. Kafka 4.3's full ranges; DeleteTopics and the like have lost their oldest versions there.
 apis! {
     Produce = 0, serves 3..=13, flexible from 9, ProduceRequest => ProduceResponse;

@@ -43,6 +43,9 @@ pub use wire::ReadError;
 ///
 /// All are `#[non_exhaustive]`; build them with [`message!`](crate::message!). For Produce and Fetch a
 /// broker uses [`produce`] and [`fetch`] instead.
+///
+/// Strings and bytes in a decoded message share the memory of its frame: a state that outlives the
+/// request copies what it keeps (`StrBytes::from(&*name)`), or it keeps the whole frame.
 pub mod messages {
     pub use kafka_wire::*;
 }
