@@ -51,5 +51,7 @@ pub struct Entry {
 /// Called once, in order per log, from the committer's thread: keep it short.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send + 'static>;
 
+mod mmap;
 mod thin;
+pub mod vfs;
 pub use thin::*;
