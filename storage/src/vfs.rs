@@ -5,9 +5,11 @@
 //! Not here: what the bytes mean.
 
 mod real;
+mod sim;
 
 pub use crate::mmap::Mapped;
 pub use real::RealFs;
+pub use sim::{Fault, SimFs};
 
 use std::any::Any;
 use std::fmt::Debug;

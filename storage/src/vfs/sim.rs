@@ -1,0 +1,755 @@
+//! A disk in memory that loses power: volatile and durable bytes apart, torn and reordered sectors, a sync
+//! that fails once, a full disk. Deterministic by its seed.
+//!
+//! Model: written bytes survive a crash for certain only after their file was synced; until then each
+//! 512-byte sector of each write survives or not, on its own. A direct write is durable when it returns; the
+//! one in flight at the crash is torn by sector. Creations, renames and removals survive in order up to some
+//! point after the last `sync_dir` of their directory. Directories themselves are durable at once.
+
+use super::{Mapped, Open, Vfs, VfsFile};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What survives or is lost as one.
+const SECTOR_BYTES: usize = 512;
+
+/// Trouble to come. Counted from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Power goes during the n-th operation that changes anything (1 is the next one).
+    PowerAfter(u64),
+    /// The n-th sync fails with EIO, later ones succeed and have synced nothing of what it lost.
+    SyncErrorOnce(u64),
+    /// No more than this many bytes may be allocated in all.
+    Space(u64),
+}
+
+#[derive(Debug, Default)]
+struct Inode {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    /// Writes and changes of length since the last sync.
+    pending: Vec<Pending>,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Write { pos: usize, bytes: Vec<u8> },
+    Len(usize),
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Link { path: PathBuf, inode: u64 },
+    Unlink { path: PathBuf },
+    Rename { from: PathBuf, to: PathBuf },
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    inodes: BTreeMap<u64, Inode>,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    changes: Vec<Change>,
+    dirs: BTreeSet<PathBuf>,
+    locks: BTreeSet<PathBuf>,
+    next_inode: u64,
+    random: u64,
+    /// Raised at each reboot: handles from before it are dead.
+    boot: u64,
+    off: bool,
+    operations: u64,
+    syncs: u64,
+    power_at: Option<u64>,
+    sync_error_at: Option<u64>,
+    space: Option<u64>,
+}
+
+/// The simulated file system. Clones share the disk.
+#[derive(Debug, Clone)]
+pub struct SimFs(Arc<Mutex<Disk>>);
+
+#[derive(Debug)]
+struct SimFile {
+    disk: Arc<Mutex<Disk>>,
+    inode: u64,
+    boot: u64,
+    direct: bool,
+}
+
+struct Lock {
+    disk: Arc<Mutex<Disk>>,
+    path: PathBuf,
+    boot: u64,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut disk = self.disk.lock();
+        if disk.boot == self.boot {
+            disk.locks.remove(&self.path);
+        }
+    }
+}
+
+fn power_is_off() -> io::Error {
+    io::Error::other("the simulated machine has lost power")
+}
+
+impl SimFs {
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Disk {
+            random: seed.wrapping_mul(2).wrapping_add(1),
+            ..Disk::default()
+        })))
+    }
+
+    pub fn inject(&self, fault: Fault) {
+        let mut disk = self.0.lock();
+        match fault {
+            Fault::PowerAfter(n) => disk.power_at = Some(disk.operations + n),
+            Fault::SyncErrorOnce(n) => disk.sync_error_at = Some(disk.syncs + n),
+            Fault::Space(bytes) => disk.space = Some(bytes),
+        }
+    }
+
+    /// Operations so far that changed anything: the points at which power can go.
+    pub fn operations(&self) -> u64 {
+        self.0.lock().operations
+    }
+
+    /// Takes the power away now, if it is not away yet, and starts again on what survived.
+    pub fn reboot(&self) {
+        self.0.lock().reboot();
+    }
+
+    /// Flips one bit of what is on the disk.
+    pub fn flip_bit(&self, path: &Path, byte: u64, bit: u8) {
+        let mut disk = self.0.lock();
+        let Some(inode) = disk.names.get(path).copied() else {
+            return;
+        };
+        let Some(inode) = disk.inodes.get_mut(&inode) else {
+            return;
+        };
+        for image in [&mut inode.live, &mut inode.durable] {
+            if let Some(b) = image.get_mut(byte as usize) {
+                *b ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// Every file there is, in order.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.0.lock().names.keys().cloned().collect()
+    }
+
+    /// A file's bytes as they are now.
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let disk = self.0.lock();
+        disk.inodes
+            .get(disk.names.get(path)?)
+            .map(|i| i.live.clone())
+    }
+}
+
+impl Disk {
+    /// xorshift64*: enough to pick sectors, and the same everywhere.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn coin(&mut self) -> bool {
+        self.random() & (1 << 40) != 0
+    }
+
+    /// Counts an operation that changes something. `Ok(true)`: the power goes during it.
+    fn operation(&mut self) -> io::Result<bool> {
+        if self.off {
+            return Err(power_is_off());
+        }
+        self.operations += 1;
+        let cut = self.power_at.is_some_and(|at| self.operations >= at);
+        self.off |= cut;
+        Ok(cut)
+    }
+
+    fn alive(&self, boot: u64) -> io::Result<()> {
+        if self.off || boot != self.boot {
+            Err(power_is_off())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn used(&self) -> u64 {
+        self.names
+            .values()
+            .filter_map(|i| self.inodes.get(i))
+            .map(|i| i.live.len() as u64)
+            .sum()
+    }
+
+    fn room_for(&self, inode: u64, end: usize) -> io::Result<()> {
+        let grows = end.saturating_sub(self.inodes.get(&inode).map_or(0, |i| i.live.len())) as u64;
+        match self.space {
+            Some(space) if grows > 0 && self.used() + grows > space => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&mut self, inode: u64, pos: usize, bytes: &[u8], durable: bool) -> io::Result<()> {
+        self.room_for(inode, pos + bytes.len())?;
+        let cut = self.operation()?;
+        let keep: Vec<bool> = sectors(pos, bytes.len())
+            .map(|_| cut && self.coin())
+            .collect();
+        let Some(file) = self.inodes.get_mut(&inode) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        put(&mut file.live, pos, bytes);
+        match (cut, durable) {
+            (false, true) => put(&mut file.durable, pos, bytes),
+            (false, false) => file.pending.push(Pending::Write {
+                pos,
+                bytes: bytes.to_vec(),
+            }),
+            (true, _) => {
+                let torn = sectors(pos, bytes.len())
+                    .zip(keep)
+                    .filter(|(_, keep)| *keep);
+                torn.for_each(|(s, _)| put(&mut file.durable, pos + s.start, &bytes[s]));
+            }
+        }
+        if cut { Err(power_is_off()) } else { Ok(()) }
+    }
+
+    fn sync(&mut self, inode: u64) -> io::Result<()> {
+        let cut = self.operation()?;
+        self.syncs += 1;
+        let fails = self.sync_error_at == Some(self.syncs);
+        let Some(file) = self.inodes.get_mut(&inode) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if cut {
+            return Err(power_is_off());
+        }
+        if fails {
+            // The kernel marks the pages clean: what failed to be written is never tried again.
+            file.pending.clear();
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        for change in std::mem::take(&mut file.pending) {
+            match change {
+                Pending::Write { pos, bytes } => put(&mut file.durable, pos, &bytes),
+                Pending::Len(len) => file.durable.resize(len, 0),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&mut self, inode: u64, len: usize, shrink: bool) -> io::Result<()> {
+        self.room_for(inode, len)?;
+        let cut = self.operation()?;
+        let Some(file) = self.inodes.get_mut(&inode) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if len > file.live.len() || shrink {
+            file.live.resize(len, 0);
+            file.pending.push(Pending::Len(len));
+        }
+        if cut { Err(power_is_off()) } else { Ok(()) }
+    }
+
+    fn change(&mut self, change: Change) -> io::Result<()> {
+        let cut = self.operation()?;
+        apply(&mut self.names, &change);
+        self.changes.push(change);
+        if cut { Err(power_is_off()) } else { Ok(()) }
+    }
+
+    fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if self.operation()? {
+            return Err(power_is_off());
+        }
+        let inside = |p: &Path| p.parent() == Some(dir);
+        let (synced, rest): (Vec<Change>, Vec<Change>) = std::mem::take(&mut self.changes)
+            .into_iter()
+            .partition(|c| match c {
+                Change::Link { path, .. } | Change::Unlink { path } => inside(path),
+                Change::Rename { from, to } => inside(from) || inside(to),
+            });
+        synced
+            .iter()
+            .for_each(|c| apply(&mut self.durable_names, c));
+        self.changes = rest;
+        Ok(())
+    }
+
+    fn reboot(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        let survive = if changes.is_empty() {
+            0
+        } else {
+            self.random() as usize % (changes.len() + 1)
+        };
+        changes[..survive]
+            .iter()
+            .for_each(|c| apply(&mut self.durable_names, c));
+        self.names = self.durable_names.clone();
+        let ids: Vec<u64> = self.inodes.keys().copied().collect();
+        for id in ids {
+            let Some(mut file) = self.inodes.remove(&id) else {
+                continue;
+            };
+            for change in std::mem::take(&mut file.pending) {
+                self.survive(&mut file.durable, change);
+            }
+            file.live.clone_from(&file.durable);
+            self.inodes.insert(id, file);
+        }
+        self.locks.clear();
+        (self.power_at, self.sync_error_at, self.off) = (None, None, false);
+        self.boot += 1;
+    }
+
+    fn survive(&mut self, durable: &mut Vec<u8>, change: Pending) {
+        match change {
+            Pending::Len(len) => {
+                if self.coin() {
+                    durable.resize(len, 0);
+                }
+            }
+            Pending::Write { pos, bytes } => {
+                for s in sectors(pos, bytes.len()) {
+                    if self.coin() {
+                        put(durable, pos + s.start, &bytes[s]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, u64>, change: &Change) {
+    match change {
+        Change::Link { path, inode } => {
+            names.insert(path.clone(), *inode);
+        }
+        Change::Unlink { path } => {
+            names.remove(path);
+        }
+        Change::Rename { from, to } => {
+            // A directory takes everything below it along.
+            let moved: Vec<(PathBuf, u64)> = names
+                .iter()
+                .filter(|(p, _)| p.starts_with(from))
+                .map(|(p, i)| (p.clone(), *i))
+                .collect();
+            for (path, inode) in moved {
+                names.remove(&path);
+                let rest = path.strip_prefix(from).unwrap_or(&path);
+                names.insert(
+                    if rest.as_os_str().is_empty() {
+                        to.clone()
+                    } else {
+                        to.join(rest)
+                    },
+                    inode,
+                );
+            }
+        }
+    }
+}
+
+fn put(image: &mut Vec<u8>, pos: usize, bytes: &[u8]) {
+    if image.len() < pos + bytes.len() {
+        image.resize(pos + bytes.len(), 0);
+    }
+    image[pos..pos + bytes.len()].copy_from_slice(bytes);
+}
+
+/// The pieces of a write that lie in different sectors of the disk.
+fn sectors(pos: usize, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        if start == len {
+            return None;
+        }
+        let end = ((pos + start) / SECTOR_BYTES + 1) * SECTOR_BYTES - pos;
+        let piece = start..end.min(len);
+        start = piece.end;
+        Some(piece)
+    })
+}
+
+impl Vfs for SimFs {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn VfsFile>> {
+        let mut disk = self.0.lock();
+        if disk.off {
+            return Err(power_is_off());
+        }
+        let inode = match disk.names.get(path).copied() {
+            Some(_) if how.create_new => return Err(io::ErrorKind::AlreadyExists.into()),
+            Some(inode) => inode,
+            None if how.create || how.create_new => {
+                if !path.parent().is_some_and(|p| disk.dirs.contains(p)) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                disk.next_inode += 1;
+                let inode = disk.next_inode;
+                disk.inodes.insert(inode, Inode::default());
+                disk.change(Change::Link {
+                    path: path.to_owned(),
+                    inode,
+                })?;
+                inode
+            }
+            None => return Err(io::ErrorKind::NotFound.into()),
+        };
+        if how.truncate {
+            disk.set_len(inode, 0, true)?;
+        }
+        Ok(Arc::new(SimFile {
+            disk: self.0.clone(),
+            inode,
+            boot: disk.boot,
+            direct: how.direct,
+        }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        if disk.off {
+            return Err(power_is_off());
+        }
+        disk.dirs.extend(path.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().sync_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        let is_dir = disk.dirs.contains(from);
+        if !is_dir && !disk.names.contains_key(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if is_dir {
+            let moved: Vec<PathBuf> = disk
+                .dirs
+                .iter()
+                .filter(|d| d.starts_with(from))
+                .cloned()
+                .collect();
+            for dir in moved {
+                disk.dirs.remove(&dir);
+                let rest = dir
+                    .strip_prefix(from)
+                    .map(Path::to_owned)
+                    .unwrap_or_default();
+                disk.dirs.insert(if rest.as_os_str().is_empty() {
+                    to.to_owned()
+                } else {
+                    to.join(rest)
+                });
+            }
+        }
+        disk.change(Change::Rename {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        if !disk.names.contains_key(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        disk.change(Change::Unlink {
+            path: path.to_owned(),
+        })
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.0.lock();
+        let inside: Vec<PathBuf> = disk
+            .names
+            .keys()
+            .filter(|p| p.starts_with(path))
+            .cloned()
+            .collect();
+        for path in inside {
+            disk.change(Change::Unlink { path })?;
+        }
+        disk.dirs.retain(|d| !d.starts_with(path));
+        Ok(())
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let disk = self.0.lock();
+        if disk.off {
+            return Err(power_is_off());
+        }
+        if !disk.dirs.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let children = disk
+            .names
+            .keys()
+            .chain(&disk.dirs)
+            .filter(|p| p.parent() == Some(path));
+        let names: BTreeSet<String> = children
+            .filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        let disk = self.0.lock();
+        disk.names.contains_key(path) || disk.dirs.contains(path)
+    }
+
+    fn file_len(&self, path: &Path) -> io::Result<u64> {
+        let disk = self.0.lock();
+        let inode = disk.names.get(path).and_then(|i| disk.inodes.get(i));
+        inode
+            .map(|i| i.live.len() as u64)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn free_space(&self, _path: &Path) -> io::Result<(u64, u64)> {
+        let disk = self.0.lock();
+        let total = disk.space.unwrap_or(1 << 40);
+        Ok((total.saturating_sub(disk.used()), total))
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
+        let mut disk = self.0.lock();
+        if !disk.locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Lock {
+            disk: self.0.clone(),
+            path: path.to_owned(),
+            boot: disk.boot,
+        }))
+    }
+}
+
+impl SimFile {
+    fn with<T>(&self, f: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+        let mut disk = self.disk.lock();
+        disk.alive(self.boot)?;
+        f(&mut disk)
+    }
+
+    fn read(&self, f: impl FnOnce(&[u8]) -> usize) -> io::Result<usize> {
+        self.with(|disk| {
+            disk.inodes
+                .get(&self.inode)
+                .map(|i| f(&i.live))
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+}
+
+impl VfsFile for SimFile {
+    fn read_exact_at(&self, buf: &mut [u8], pos: u64) -> io::Result<()> {
+        if self.read_at(buf, pos)? == buf.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+        self.read(|live| {
+            let from = live.get(pos as usize..).unwrap_or_default();
+            let n = from.len().min(buf.len());
+            buf[..n].copy_from_slice(&from[..n]);
+            n
+        })
+    }
+
+    fn write_all_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+        self.with(|disk| disk.write(self.inode, pos as usize, &bytes, self.direct))
+    }
+
+    fn write_aligned_at(&self, buf: &[u8], pos: u64) -> io::Result<()> {
+        self.with(|disk| disk.write(self.inode, pos as usize, buf, self.direct))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(|disk| disk.sync(self.inode))
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.with(|disk| disk.set_len(self.inode, len as usize, false))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.read(<[u8]>::len).map(|n| n as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(|disk| disk.set_len(self.inode, len as usize, true))
+    }
+
+    fn map(&self, len: u64) -> io::Result<Mapped> {
+        let mut image = vec![0; len as usize];
+        self.read_exact_at(&mut image, 0)?;
+        Ok(Mapped::memory(Bytes::from(image)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIR: &str = "/d";
+
+    fn fresh(seed: u64) -> SimFs {
+        let fs = SimFs::new(seed);
+        fs.create_dir_all(Path::new(DIR)).unwrap();
+        fs
+    }
+
+    fn create(fs: &SimFs, name: &str, direct: bool) -> Arc<dyn VfsFile> {
+        fs.open(
+            &Path::new(DIR).join(name),
+            Open {
+                read: true,
+                write: true,
+                create: true,
+                direct,
+                ..Open::default()
+            },
+        )
+        .unwrap()
+    }
+
+    fn write(file: &dyn VfsFile, pos: u64, bytes: &[u8]) -> io::Result<()> {
+        file.write_all_at(&[IoSlice::new(bytes)], pos)
+    }
+
+    #[test]
+    fn what_was_synced_survives_and_a_name_needs_its_directory_synced() {
+        for seed in 0..20 {
+            let fs = fresh(seed);
+            let file = create(&fs, "a", false);
+            fs.sync_dir(Path::new(DIR)).unwrap();
+            write(&*file, 0, &[1; 2048]).unwrap();
+            file.sync_data().unwrap();
+            fs.reboot();
+            assert_eq!(fs.contents(&Path::new(DIR).join("a")), Some(vec![1; 2048]));
+        }
+        let lost = (0..20).filter(|seed| {
+            let fs = fresh(*seed);
+            create(&fs, "a", false).sync_data().unwrap();
+            fs.reboot();
+            !fs.exists(&Path::new(DIR).join("a"))
+        });
+        assert!(
+            lost.count() > 0,
+            "a name without a synced directory may be lost"
+        );
+    }
+
+    #[test]
+    fn unsynced_writes_are_torn_by_sector_in_some_crash() {
+        let torn = (0..20).any(|seed| {
+            let fs = fresh(seed);
+            let file = create(&fs, "a", false);
+            fs.sync_dir(Path::new(DIR)).unwrap();
+            file.allocate(4096).unwrap();
+            file.sync_data().unwrap();
+            write(&*file, 0, &[1; 4096]).unwrap();
+            fs.reboot();
+            let image = fs.contents(&Path::new(DIR).join("a")).unwrap();
+            image.contains(&0) && image.contains(&1)
+        });
+        assert!(torn);
+    }
+
+    #[test]
+    fn a_direct_write_is_durable_when_it_returns() {
+        let fs = fresh(3);
+        let file = create(&fs, "a", true);
+        fs.sync_dir(Path::new(DIR)).unwrap();
+        file.write_aligned_at(&[9; 4096], 0).unwrap();
+        fs.reboot();
+        assert_eq!(fs.contents(&Path::new(DIR).join("a")), Some(vec![9; 4096]));
+    }
+
+    #[test]
+    fn after_the_power_went_nothing_works_until_the_reboot() {
+        let fs = fresh(1);
+        let file = create(&fs, "a", true);
+        fs.sync_dir(Path::new(DIR)).unwrap();
+        fs.inject(Fault::PowerAfter(2));
+        write(&*file, 0, &[1; 512]).unwrap();
+        assert!(write(&*file, 512, &[2; 512]).is_err());
+        assert!(file.sync_data().is_err());
+        fs.reboot();
+        assert!(
+            file.len().is_err(),
+            "a handle from before the crash is dead"
+        );
+        assert_eq!(
+            fs.contents(&Path::new(DIR).join("a")).unwrap()[..512],
+            [1; 512]
+        );
+    }
+
+    #[test]
+    fn a_failed_sync_loses_what_it_should_have_written_and_the_next_one_lies() {
+        let fs = fresh(1);
+        let file = create(&fs, "a", false);
+        fs.sync_dir(Path::new(DIR)).unwrap();
+        write(&*file, 0, &[1; 512]).unwrap();
+        fs.inject(Fault::SyncErrorOnce(1));
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        fs.reboot();
+        assert_eq!(fs.contents(&Path::new(DIR).join("a")), Some(vec![]));
+    }
+
+    #[test]
+    fn a_full_disk_refuses_to_grow_and_lets_rewrite() {
+        let fs = fresh(1);
+        let file = create(&fs, "a", false);
+        fs.inject(Fault::Space(1024));
+        file.allocate(1024).unwrap();
+        assert_eq!(
+            write(&*file, 1024, &[1]).unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
+        write(&*file, 0, &[1; 1024]).unwrap();
+    }
+
+    #[test]
+    fn the_same_seed_crashes_the_same_way() {
+        let run = |seed| {
+            let fs = fresh(seed);
+            let file = create(&fs, "a", false);
+            (0..50u64).for_each(|n| write(&*file, n * 700, &[n as u8; 900]).unwrap());
+            fs.reboot();
+            fs.contents(&Path::new(DIR).join("a"))
+        };
+        assert_eq!(run(5), run(5));
+    }
+}
