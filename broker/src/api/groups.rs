@@ -1,7 +1,98 @@
-//! (stands in until the group room lands)
-use super::{Answer, Answering, Context, Services};
+//! Consumer groups in Kafka's words: requests become events of [`crate::group`], answers become
+//! responses, refusals become codes.
+//!
+//! Promise: a request's event is in its group's queue when [`take`] returns, so a connection's
+//! requests reach their groups in order; the answer comes with the future it returns.
+//! Not here: any rule about groups.
+
+mod membership;
+mod offsets;
+mod overview;
+
+use super::{Answer, Answering, Context, Services, later};
+use crate::group::{Name, Refusal};
 use logd_proto::api::Request;
+use logd_proto::{ErrorCode, StrBytes};
 use std::sync::Arc;
-pub async fn take(_s: Arc<Services>, _c: Context, _r: Request) -> Answering {
-    Box::pin(std::future::ready(Answer::Close))
+
+pub async fn take(services: Arc<Services>, context: Context, request: Request) -> Answering {
+    let groups = &services.groups;
+    match request {
+        Request::JoinGroup(r) => later(membership::join(groups, &context, r).await),
+        Request::SyncGroup(r) => later(membership::sync(groups, &context, r).await),
+        Request::Heartbeat(r) => later(membership::heartbeat(groups, r).await),
+        Request::LeaveGroup(r) => later(membership::leave(groups, &context, r).await),
+        Request::OffsetCommit(r) => {
+            let topics = services.cluster.view();
+            later(offsets::commit(groups, &*topics, &context, r).await)
+        }
+        Request::OffsetFetch(r) => {
+            let topics = services.cluster.view();
+            later(offsets::fetch(groups, topics, &context, r).await)
+        }
+        Request::DescribeGroups(r) => later(overview::describe(groups, &context, r).await),
+        Request::ListGroups(r) => later(overview::list(groups.clone(), r)),
+        // Whatever else the table serves has its own row above; a client that gets here sees its
+        // connection end rather than a wrong answer.
+        _ => Box::pin(std::future::ready(Answer::Close)),
+    }
+}
+
+/// The one table from a group's refusals to Kafka's codes.
+fn code(refusal: Refusal) -> ErrorCode {
+    match refusal {
+        Refusal::InvalidGroupId => ErrorCode::InvalidGroupId,
+        Refusal::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+        Refusal::UnknownMember => ErrorCode::UnknownMemberId,
+        Refusal::IllegalGeneration => ErrorCode::IllegalGeneration,
+        Refusal::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        Refusal::FencedInstance => ErrorCode::FencedInstanceId,
+        Refusal::InconsistentProtocol => ErrorCode::InconsistentGroupProtocol,
+        Refusal::GroupFull => ErrorCode::GroupMaxSizeReached,
+        Refusal::MetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+        Refusal::CommitTooLarge => ErrorCode::InvalidCommitOffsetSize,
+        // No code of its own: Kafka says the same when its record outgrows the topic's limit.
+        Refusal::GroupTooLarge => ErrorCode::UnknownServerError,
+        Refusal::NonEmpty => ErrorCode::NonEmptyGroup,
+        Refusal::NotFound => ErrorCode::GroupIdNotFound,
+        Refusal::Subscribed => ErrorCode::GroupSubscribedToTopic,
+        Refusal::NotAvailable => ErrorCode::CoordinatorNotAvailable,
+        Refusal::NotCoordinator => ErrorCode::NotCoordinator,
+        Refusal::Loading => ErrorCode::CoordinatorLoadInProgress,
+    }
+}
+
+/// The number on the wire for a verdict.
+fn verdict(outcome: Result<(), Refusal>) -> i16 {
+    outcome.map_or_else(code, |()| ErrorCode::None).code()
+}
+
+/// Submitted, answered, and neither refused.
+async fn outcome<T>(
+    submitted: Result<crate::group::Answer<Result<T, Refusal>>, Refusal>,
+) -> Result<T, Refusal> {
+    submitted?.wait().await?
+}
+
+/// Membership needs a group with a name; offsets, for the sake of very old clients, do not.
+fn named(group: &StrBytes) -> Result<&str, Refusal> {
+    if group.is_empty() {
+        Err(Refusal::InvalidGroupId)
+    } else {
+        Ok(group.as_str())
+    }
+}
+
+/// A name of its own: the wire's would pin the request's frame.
+fn name(text: &StrBytes) -> Name {
+    Name::from(text.as_str())
+}
+
+/// Likewise; an empty instance id is none.
+fn instance(text: Option<&StrBytes>) -> Option<Name> {
+    text.filter(|text| !text.is_empty()).map(name)
+}
+
+fn wire(name: &Name) -> StrBytes {
+    StrBytes::from(&**name)
 }

@@ -36,9 +36,11 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 pub use coordinator::{Answer, Coordinator, Settings};
 pub use event::*;
 pub use record::{CommittedOffset, GroupRecord, MemberRecord, Record, TopicId};
-pub use state::{Group, Limits, Remembered};
 pub use replicated::ReplicatedOffsets;
+pub use state::{Group, Limits, Remembered};
 pub use worker::Listed;
 
+#[cfg(test)]
+mod shell_tests;
 #[cfg(test)]
 mod tests;
