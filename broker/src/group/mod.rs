@@ -41,6 +41,8 @@ pub use state::{Group, Limits, Remembered};
 pub use worker::Listed;
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod shell_tests;
 #[cfg(test)]
 mod tests;

@@ -123,15 +123,26 @@ fn coordinator() -> (Coordinator, Arc<ListLog>) {
 }
 
 fn over(log: &Arc<ListLog>) -> Coordinator {
+    with_retention(log, Limits::default().offsets_retention_ms)
+}
+
+fn with_retention(log: &Arc<ListLog>, offsets_retention_ms: Millis) -> Coordinator {
     let limits = Limits {
         initial_rebalance_delay_ms: 0,
+        session_timeout_ms_min: 1,
+        offsets_retention_ms,
         ..Limits::default()
     };
     let settings = Settings {
         limits,
+        expiry_interval_ms: 50,
         ..Settings::default()
     };
     Coordinator::new(settings, Arc::new(Shelf(log.clone())))
+}
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
 async fn commit_offset(groups: &Coordinator, group: &str, offset: i64) -> CommitReply {
@@ -196,7 +207,7 @@ async fn beats(groups: &Coordinator, seat: &Joined) -> Result<(), Refusal> {
     groups.submit("g", event).await?.wait().await?
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_group_lives_on_after_its_broker() {
     let (groups, log) = coordinator();
     let seat = joins(&groups, old_client("a")).await;
@@ -215,21 +226,29 @@ async fn a_group_lives_on_after_its_broker() {
     assert!(states.contains(&("g", "Stable")) && states.contains(&("other", "Empty")));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_silent_member_is_noticed_by_the_clock_alone() {
     let (groups, _log) = coordinator();
-    let seat = joins(&groups, old_client("a")).await;
+    let brief = Join {
+        session_timeout: 1_000,
+        ..old_client("a")
+    };
+    let seat = joins(&groups, brief).await;
     syncs(&groups, &seat).await.unwrap();
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_secs(9)).await;
+        pause(250).await;
         assert_eq!(beats(&groups, &seat).await, Ok(()));
     }
-    tokio::time::sleep(Duration::from_secs(11)).await;
+    pause(1_300).await;
+    assert_eq!(
+        groups.list().await,
+        Ok(Vec::new()),
+        "it expired, and with nothing to remember the group did too"
+    );
     assert_eq!(beats(&groups, &seat).await, Err(Refusal::UnknownMember));
-    assert_eq!(groups.list().await.unwrap()[0].state, "Empty");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn commits_that_wait_together_share_an_append() {
     let (groups, log) = coordinator();
     commit_offset(&groups, "warm", 0).await.unwrap();
@@ -242,7 +261,7 @@ async fn commits_that_wait_together_share_an_append() {
     assert!(log.appends.load(Ordering::SeqCst) - before <= 3);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_broker_that_does_not_lead_says_so_and_one_that_loses_the_lead_lets_go() {
     let (groups, log) = coordinator();
     let seat = joins(&groups, old_client("a")).await;
@@ -251,6 +270,7 @@ async fn a_broker_that_does_not_lead_says_so_and_one_that_loses_the_lead_lets_go
         .submit("g", |ticket| Event::Join(ticket, old_client("b")))
         .await
         .unwrap();
+    pause(20).await;
     log.lead(0);
     assert_eq!(waiting.wait().await, Err(Refusal::NotCoordinator));
     assert_eq!(beats(&groups, &seat).await, Err(Refusal::NotCoordinator));
@@ -265,23 +285,23 @@ async fn a_broker_that_does_not_lead_says_so_and_one_that_loses_the_lead_lets_go
     );
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_long_load_is_announced_and_a_short_one_is_waited_for() {
     let (groups, log) = coordinator();
     commit_offset(&groups, "g", 5).await.unwrap();
-    *log.read_delay.lock() = Duration::from_millis(50);
+    *log.read_delay.lock() = Duration::from_millis(20);
     log.lead(2);
     assert_eq!(committed(&groups, "g").await, Ok(Some(5)));
 
-    *log.read_delay.lock() = Duration::from_secs(5);
+    *log.read_delay.lock() = Duration::from_millis(800);
     log.lead(3);
     assert_eq!(committed(&groups, "g").await, Err(Refusal::Loading));
     assert_eq!(groups.list().await, Err(Refusal::Loading));
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    pause(3_000).await;
     assert_eq!(committed(&groups, "g").await, Ok(Some(5)));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_refused_append_fails_its_request_and_nothing_else() {
     let (groups, log) = coordinator();
     commit_offset(&groups, "g", 5).await.unwrap();
@@ -296,7 +316,7 @@ async fn a_refused_append_fails_its_request_and_nothing_else() {
     assert_eq!(committed(&groups, "g").await, Ok(Some(7)));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn after_an_append_of_unknown_outcome_the_log_is_asked_what_happened() {
     let (groups, log) = coordinator();
     commit_offset(&groups, "g", 5).await.unwrap();
@@ -309,7 +329,7 @@ async fn after_an_append_of_unknown_outcome_the_log_is_asked_what_happened() {
     assert_eq!(committed(&groups, "g").await, Ok(Some(6)), "it did happen");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_commit_too_large_for_any_batch_is_refused_and_the_next_one_served() {
     let (groups, _log) = coordinator();
     let mut huge = commit("", -1, "t", 1);
@@ -333,11 +353,13 @@ async fn a_commit_too_large_for_any_batch_is_refused_and_the_next_one_served() {
     commit_offset(&groups, "g", 2).await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn offsets_expire_by_the_clock_alone_and_stay_expired() {
-    let (groups, log) = coordinator();
+    let (_, log) = coordinator();
+    let groups = with_retention(&log, 300);
     commit_offset(&groups, "g", 5).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(8 * 24 * 3600)).await;
+    assert_eq!(committed(&groups, "g").await, Ok(Some(5)));
+    pause(1_000).await;
     assert_eq!(committed(&groups, "g").await, Ok(None));
     drop(groups);
     let groups = over(&log);
@@ -345,10 +367,11 @@ async fn offsets_expire_by_the_clock_alone_and_stay_expired() {
     assert_eq!(groups.list().await, Ok(Vec::new()));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_deleted_topic_takes_its_offsets_along() {
     let (groups, _log) = coordinator();
     commit_offset(&groups, "g", 5).await.unwrap();
     groups.topics_deleted(["t".into()].into()).await;
+    pause(50).await;
     assert_eq!(committed(&groups, "g").await, Ok(None));
 }
