@@ -76,7 +76,10 @@ impl Node {
         let offsets = crate::group::ReplicatedOffsets::new(
             registry.clone(),
             Box::new(move || {
-                let topic = metadata.view().topic(crate::group::OFFSETS_TOPIC).cloned()?;
+                let topic = metadata
+                    .view()
+                    .topic(crate::group::OFFSETS_TOPIC)
+                    .cloned()?;
                 Some((topic.id, topic.partitions.len()))
             }),
         );

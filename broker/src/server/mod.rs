@@ -7,6 +7,8 @@
 mod connection;
 mod limits;
 mod listener;
+#[cfg(test)]
+mod tests;
 
 pub use connection::ConnectionLimits;
 pub use limits::Limits;
