@@ -10,7 +10,9 @@ use logd_proto::produce::{
     ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic,
     ProduceTopicResponse, RecordError,
 };
-use logd_proto::record_batch::{BatchLimits, validate, with_log_append_time};
+use logd_proto::record_batch::{
+    BatchLimits, RecordsError, validate, validate_records, with_log_append_time,
+};
 use logd_proto::{ErrorCode, StrBytes};
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,15 +177,8 @@ fn check(
             "transactions are not supported yet",
         ));
     }
-    if let Some(why) = config.refuses_records(&records) {
-        let record_errors = vec![RecordError {
-            batch_index: 0,
-            message: Some(why.into()),
-        }];
-        return Err(ProducePartitionResponse {
-            record_errors,
-            ..explained(0, ErrorCode::InvalidRecord, why)
-        });
+    if let Some(rules) = config.record_rules(now) {
+        validate_records(&records, &rules).map_err(|e| unfit(&e))?;
     }
     if !config.log_append_time() {
         return Ok((
@@ -248,6 +243,24 @@ fn append_failed(index: i32, error: &AppendError) -> ProducePartitionResponse {
     ProducePartitionResponse {
         current_leader,
         ..explained(index, errors::append(error), &error.to_string())
+    }
+}
+
+/// Names every record that has no key, as Kafka does for compacted topics (KIP-467).
+fn unfit(error: &RecordsError) -> ProducePartitionResponse {
+    let record_errors = match error {
+        RecordsError::Keyless { indexes } => indexes
+            .iter()
+            .map(|index| RecordError {
+                batch_index: *index,
+                message: Some("a compacted topic takes no record without a key".into()),
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    ProducePartitionResponse {
+        record_errors,
+        ..explained(0, error.code(), &error.to_string())
     }
 }
 

@@ -474,11 +474,15 @@ fn plan(
             topic.replication,
         )?
     };
+    let replication = partitions.first().map_or(0, Vec::len) as i16;
+    config
+        .check_replicas(replication)
+        .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;
     let id = Uuid::from_bytes(*uuid::Uuid::new_v4().as_bytes());
     let created = CreatedTopic {
         id,
         partitions: partitions.len() as i32,
-        replication: partitions.first().map_or(0, Vec::len) as i16,
+        replication,
         config: Arc::new(config),
         overrides: overrides.clone(),
     };

@@ -1,0 +1,359 @@
+//! The table of topic configurations: name, default, what is taken, what it does.
+//!
+//! Promise: a row whose rule is not [`Rule::Only`] is honoured for every value the rule takes. Defaults
+//! are Kafka's, except where our true behaviour is another: then the default says so.
+//! Not here: what the values are used for.
+
+use super::ConfigError;
+
+/// A batch has to fit one file of the write-ahead log (64 MiB) with room for what stands around it.
+pub const MESSAGE_BYTES_MAX: i64 = 48 << 20;
+
+/// A segment below this is mostly overhead: two files, two descriptors and a map each.
+const SEGMENT_BYTES_MIN: i64 = 16 << 10;
+
+/// Positions in a segment stay below what Kafka's own tools read.
+const SEGMENT_BYTES_MAX: i64 = i32::MAX as i64;
+
+/// What values a configuration takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// A whole number between two, inclusive.
+    Int(i64, i64),
+    /// A number between 0 and 1.
+    Ratio,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `delete` and `compact`, one, both or none.
+    Policies,
+    /// Kafka knows more, this version takes only these, for a reason.
+    Only(&'static [&'static str], &'static str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub name: &'static str,
+    pub default: &'static str,
+    pub rule: Rule,
+    /// What it does; empty where the rule's reason says it.
+    pub meaning: &'static str,
+}
+
+const fn row(name: &'static str, default: &'static str, rule: Rule, meaning: &'static str) -> Row {
+    Row {
+        name,
+        default,
+        rule,
+        meaning,
+    }
+}
+
+const NO_TIERS: &str = "there is no remote storage";
+const NO_THROTTLE: &str = "one broker replicates nothing, so there is nothing to throttle";
+const AS_SENT: &str = "batches are stored as the producer compressed them";
+const FOREVER: &str = "9223372036854775807";
+
+/// In the order of their names.
+pub const TABLE: &[Row] = &[
+    row(
+        "cleanup.policy",
+        "delete",
+        Rule::Policies,
+        "delete: old segments expire. compact: records need keys; every record is kept for now",
+    ),
+    row(
+        "compression.gzip.level",
+        "-1",
+        Rule::Only(&["-1"], AS_SENT),
+        "",
+    ),
+    row(
+        "compression.lz4.level",
+        "9",
+        Rule::Only(&["9"], AS_SENT),
+        "",
+    ),
+    row(
+        "compression.type",
+        "producer",
+        Rule::Only(&["producer"], AS_SENT),
+        "",
+    ),
+    row(
+        "compression.zstd.level",
+        "3",
+        Rule::Only(&["3"], AS_SENT),
+        "",
+    ),
+    row(
+        "delete.retention.ms",
+        "86400000",
+        Rule::Int(0, i64::MAX),
+        "tombstones stay at least this long; all of them stay for now",
+    ),
+    row(
+        "file.delete.delay.ms",
+        "0",
+        Rule::Only(&["0"], "files that expire go at once"),
+        "",
+    ),
+    row(
+        "flush.messages",
+        "1",
+        Rule::Int(1, i64::MAX),
+        "every batch is synced before it is acknowledged, which keeps any value",
+    ),
+    row(
+        "flush.ms",
+        "0",
+        Rule::Int(0, i64::MAX),
+        "every batch is synced before it is acknowledged, which keeps any value",
+    ),
+    row(
+        "follower.replication.throttled.replicas",
+        "",
+        Rule::Only(&[""], NO_THROTTLE),
+        "",
+    ),
+    row(
+        "index.interval.bytes",
+        "0",
+        Rule::Int(0, i32::MAX as i64),
+        "every batch is indexed, which is denser than any value",
+    ),
+    row(
+        "leader.replication.throttled.replicas",
+        "",
+        Rule::Only(&[""], NO_THROTTLE),
+        "",
+    ),
+    row(
+        "local.retention.bytes",
+        "-2",
+        Rule::Only(&["-2"], NO_TIERS),
+        "",
+    ),
+    row(
+        "local.retention.ms",
+        "-2",
+        Rule::Only(&["-2"], NO_TIERS),
+        "",
+    ),
+    row(
+        "max.compaction.lag.ms",
+        FOREVER,
+        Rule::Only(
+            &[FOREVER],
+            "compacted topics keep every record for now, so no time limit can be promised",
+        ),
+        "",
+    ),
+    row(
+        "max.message.bytes",
+        "1048588",
+        Rule::Int(1, MESSAGE_BYTES_MAX),
+        "the largest batch, as compressed by the producer",
+    ),
+    row(
+        "message.timestamp.after.max.ms",
+        "3600000",
+        Rule::Int(0, i64::MAX),
+        "how far ahead of the broker's clock a record may be",
+    ),
+    row(
+        "message.timestamp.before.max.ms",
+        FOREVER,
+        Rule::Int(0, i64::MAX),
+        "how far behind the broker's clock a record may be",
+    ),
+    row(
+        "message.timestamp.type",
+        "CreateTime",
+        Rule::Word(&["CreateTime", "LogAppendTime"]),
+        "whose clock stamps the records: the producer's or the broker's",
+    ),
+    row(
+        "min.cleanable.dirty.ratio",
+        "0.5",
+        Rule::Ratio,
+        "compaction may not start below it; it does not start at all for now",
+    ),
+    row(
+        "min.compaction.lag.ms",
+        "0",
+        Rule::Int(0, i64::MAX),
+        "records stay at least this long; all of them stay for now",
+    ),
+    row(
+        "min.insync.replicas",
+        "1",
+        Rule::Int(1, i32::MAX as i64),
+        "replicas behind an acknowledgement; at most a majority of the topic's",
+    ),
+    row(
+        "preallocate",
+        "true",
+        Rule::Only(
+            &["true"],
+            "segments are always preallocated, so that a full disk is noticed early",
+        ),
+        "",
+    ),
+    row(
+        "remote.log.copy.disable",
+        "false",
+        Rule::Only(&["false"], NO_TIERS),
+        "",
+    ),
+    row(
+        "remote.log.delete.on.disable",
+        "false",
+        Rule::Only(&["false"], NO_TIERS),
+        "",
+    ),
+    row(
+        "remote.storage.enable",
+        "false",
+        Rule::Only(&["false"], NO_TIERS),
+        "",
+    ),
+    row(
+        "retention.bytes",
+        "-1",
+        Rule::Int(-1, i64::MAX),
+        "a partition's oldest segments go above this size; -1: no limit",
+    ),
+    row(
+        "retention.ms",
+        "604800000",
+        Rule::Int(-1, i64::MAX),
+        "segments go when their newest record is this old; -1: never",
+    ),
+    row(
+        "segment.bytes",
+        "134217728",
+        Rule::Int(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+        "a new segment begins at this size",
+    ),
+    row(
+        "segment.index.bytes",
+        "10485760",
+        Rule::Only(&["10485760"], "an index is as large as its segment needs"),
+        "",
+    ),
+    row(
+        "segment.jitter.ms",
+        "0",
+        Rule::Only(&["0"], "segments roll when they are due"),
+        "",
+    ),
+    row(
+        "segment.ms",
+        "604800000",
+        Rule::Int(1, i64::MAX),
+        "a new segment begins at this age",
+    ),
+    row(
+        "unclean.leader.election.enable",
+        "false",
+        Rule::Only(
+            &["false"],
+            "a replica without acknowledged records can never lead",
+        ),
+        "",
+    ),
+];
+
+/// Names that Kafka had once, and what to use instead.
+const FORMER: &[(&str, &str)] = &[(
+    "message.timestamp.difference.max.ms",
+    "message.timestamp.before.max.ms",
+)];
+
+pub fn find(name: &str) -> Option<&'static Row> {
+    TABLE
+        .binary_search_by(|row| row.name.cmp(name))
+        .ok()
+        .map(|at| &TABLE[at])
+}
+
+/// The name that was probably meant.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    if let Some((_, now)) = FORMER.iter().find(|(former, _)| *former == name) {
+        return Some(now);
+    }
+    let likeness = |row: &&Row| strsim::jaro_winkler(row.name, name);
+    let best = TABLE
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) > 0.85).then_some(best.name)
+}
+
+impl Rule {
+    /// What is taken, in words.
+    pub fn takes(&self) -> String {
+        match self {
+            Rule::Int(min, i64::MAX) => format!("a whole number from {min}"),
+            Rule::Int(min, max) => format!("a whole number from {min} to {max}"),
+            Rule::Ratio => "a number from 0 to 1".to_owned(),
+            Rule::Word(words) => words.join(" or "),
+            Rule::Policies => "delete, compact, both with a comma, or nothing".to_owned(),
+            Rule::Only([""], _) => "only an empty value".to_owned(),
+            Rule::Only(words, _) => format!("only {}", words.join(", ")),
+        }
+    }
+}
+
+impl Row {
+    /// The value in the form it is kept.
+    pub fn check(&self, value: &str) -> Result<String, ConfigError> {
+        let value = value.trim();
+        let taken = match self.rule {
+            Rule::Int(min, max) => value
+                .parse::<i64>()
+                .ok()
+                .filter(|n| (min..=max).contains(n))
+                .map(|n| n.to_string()),
+            Rule::Ratio => value
+                .parse::<f64>()
+                .ok()
+                .filter(|n| (0.0..=1.0).contains(n))
+                .map(|n| n.to_string()),
+            Rule::Word(words) | Rule::Only(words, _) => {
+                words.contains(&value).then(|| value.to_owned())
+            }
+            Rule::Policies => policies(value),
+        };
+        taken.ok_or_else(|| self.refusal(value))
+    }
+
+    fn refusal(&self, value: &str) -> ConfigError {
+        let (name, value, takes) = (self.name, value.to_owned(), self.rule.takes());
+        match self.rule {
+            Rule::Only(_, why) => ConfigError::NotHonoured {
+                name,
+                value,
+                takes,
+                why,
+            },
+            _ => ConfigError::Invalid {
+                name,
+                value,
+                expected: format!("{takes} is needed"),
+            },
+        }
+    }
+}
+
+fn policies(value: &str) -> Option<String> {
+    let mut wanted: Vec<&str> = value
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+        .collect();
+    wanted.dedup();
+    wanted
+        .iter()
+        .all(|p| matches!(*p, "delete" | "compact"))
+        .then(|| wanted.join(","))
+}
