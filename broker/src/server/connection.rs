@@ -126,7 +126,7 @@ impl Inbox {
         let missing = self
             .frame
             .map_or(0, |size| size.saturating_sub(self.buffer.len()));
-        let room = missing.min(READ_AHEAD_BYTES).max(FREE_BYTES);
+        let room = missing.clamp(FREE_BYTES, READ_AHEAD_BYTES);
         if missing > FREE_BYTES {
             self.hold(room, limits).await;
         }
