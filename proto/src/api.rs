@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use kafka_wire::{KafkaMessage, KafkaRequest, KafkaResponse, RequestResponsePair};
-use kafka_wire_core::{ApiVersion, DecodeLimits};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder};
 
 use crate::fetch::{FetchRequest, FetchResponse};
 use crate::frame::{EncodedFrame, put_response_header, split_response};
@@ -124,12 +124,14 @@ fn decode_message<M: KafkaMessage>(
     version: i16,
     limits: DecodeLimits,
 ) -> Result<M, DecodeError> {
-    M::decode_from_bytes(body, ApiVersion::new(version), limits).map_err(|source| {
-        DecodeError::MalformedMessage {
-            message: M::NAME,
-            version,
-            source,
-        }
+    // Bytes behind the message are ignored, as Kafka does: librdkafka leaves three behind a Metadata
+    // request for all topics in version 13.
+    let decoded = Decoder::new(body, limits)
+        .and_then(|mut decoder| M::decode(&mut decoder, ApiVersion::new(version)));
+    decoded.map_err(|source| DecodeError::MalformedMessage {
+        message: M::NAME,
+        version,
+        source,
     })
 }
 

@@ -117,7 +117,6 @@ impl FetchRequest {
             }
             Ok(())
         })?;
-        reader.finish()?;
         Ok(request)
     }
 }

@@ -73,7 +73,6 @@ impl ProduceRequest {
             topics: reader.array_of(flexible, 3, |reader| read_topic(reader, version))?,
         };
         reader.skip_tags(flexible)?;
-        reader.finish()?;
         Ok(request)
     }
 }

@@ -35,9 +35,6 @@ pub enum ReadError {
     /// A string that is not UTF-8.
     #[error("at byte {at}: string is not UTF-8")]
     NotUtf8 { at: usize },
-    /// Bytes after the end of the message.
-    #[error("{left} bytes after the end of the message")]
-    Trailing { left: usize },
 }
 
 /// A cursor over one message. Slices it hands out share the frame's memory.
@@ -59,13 +56,6 @@ impl Reader {
     /// What has not been read yet, sharing memory.
     pub(crate) fn rest(self) -> Bytes {
         self.buf.slice(self.at..)
-    }
-
-    pub(crate) fn finish(self) -> Result<(), ReadError> {
-        match self.left() {
-            0 => Ok(()),
-            left => Err(ReadError::Trailing { left }),
-        }
     }
 
     fn truncated(&self, needed: usize) -> ReadError {
