@@ -4,9 +4,11 @@
 //! sends whole requests.
 
 use super::{Context, Services, errors};
+use crate::metrics;
 use crate::partition::{Partition, ReadError, ReadRequest};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use logd_proto::ErrorCode;
+use logd_proto::api::ApiKey;
 use logd_proto::fetch::{
     FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,
 };
@@ -38,7 +40,20 @@ pub async fn answer(
     context: Context,
     request: FetchRequest,
 ) -> FetchResponse {
-    if let Some(error) = session_error(&request) {
+    let begun = Instant::now();
+    let mut parked = Duration::ZERO;
+    let response = read_or_wait(&services, &context, &request, &mut parked).await;
+    metrics::request_answered(ApiKey::Fetch, begun.elapsed().saturating_sub(parked));
+    response
+}
+
+async fn read_or_wait(
+    services: &Services,
+    context: &Context,
+    request: &FetchRequest,
+    parked: &mut Duration,
+) -> FetchResponse {
+    if let Some(error) = session_error(request) {
         return FetchResponse {
             throttle_time_ms: 0,
             error,
@@ -52,19 +67,23 @@ pub async fn answer(
     let enough = usize::try_from(request.min_bytes).unwrap_or(0);
     let mut watching: Option<Vec<watch::Receiver<i64>>> = None;
     loop {
-        let pass = read_all(&services, &context, &request).await;
+        let pass = read_all(services, context, request).await;
         let empty = request.topics.iter().all(|t| t.partitions.is_empty());
         if pass.bytes >= enough || pass.failed || empty || Instant::now() >= deadline {
             return respond(pass.topics);
         }
         match &mut watching {
             Some(receivers) => {
-                if !any_progress(receivers, deadline).await {
+                let since = Instant::now();
+                let progress = any_progress(receivers, deadline).await;
+                metrics::fetch_waited(since.elapsed());
+                *parked += since.elapsed();
+                if !progress {
                     return respond(pass.topics);
                 }
             }
             // Watch first, then read again: a commit between the two is not missed.
-            None => watching = Some(watch_all(&services, &context, &request)),
+            None => watching = Some(watch_all(services, context, request)),
         }
     }
 }
@@ -145,7 +164,10 @@ async fn read_all(services: &Services, context: &Context, request: &FetchRequest
             let bytes = response.record_bytes();
             left = left.saturating_sub(bytes);
             pass.bytes += bytes;
-            pass.failed |= !response.error.is_none();
+            if !response.error.is_none() {
+                metrics::error_answered(response.error);
+                pass.failed = true;
+            }
             partitions.push(response);
         }
         pass.topics.push(FetchTopicResponse {
@@ -173,13 +195,16 @@ async fn read_one(
         current_leader_epoch: wanted.current_leader_epoch,
     };
     match partition.read(request).await {
-        Ok(outcome) => FetchPartitionResponse {
-            high_watermark: outcome.offsets.high_watermark,
-            last_stable_offset: outcome.offsets.last_stable,
-            log_start_offset: outcome.offsets.log_start,
-            records: outcome.slices,
-            ..FetchPartitionResponse::failed(wanted.partition, ErrorCode::None)
-        },
+        Ok(outcome) => {
+            partition.traffic().fetched(outcome.bytes as u64);
+            FetchPartitionResponse {
+                high_watermark: outcome.offsets.high_watermark,
+                last_stable_offset: outcome.offsets.last_stable,
+                log_start_offset: outcome.offsets.log_start,
+                records: outcome.slices,
+                ..FetchPartitionResponse::failed(wanted.partition, ErrorCode::None)
+            }
+        }
         Err(error) => read_failed(wanted.partition, &error),
     }
 }

@@ -2,6 +2,7 @@
 //! is looked at; the answers are awaited beside it.
 
 use super::{Answer, Answering, Context, Services, errors};
+use crate::metrics::{self, Stage, TopicTraffic};
 use crate::partition::{AppendError, Appended, Appending, Partition, ValidBatch};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -11,11 +12,11 @@ use logd_proto::produce::{
     ProduceTopicResponse, RecordError,
 };
 use logd_proto::record_batch::{
-    BatchLimits, RecordsError, validate, validate_records, with_log_append_time,
+    BatchLimits, Compression, RecordsError, validate, validate_records, with_log_append_time,
 };
 use logd_proto::{ErrorCode, StrBytes};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// From here on topics are named by id (KIP-516).
 const BY_TOPIC_ID: i16 = 13;
@@ -32,6 +33,10 @@ enum Queued {
     Flying {
         index: i32,
         append_time: i64,
+        queued_at: Instant,
+        records: u64,
+        bytes: u64,
+        traffic: Arc<TopicTraffic>,
         appending: Appending,
     },
     Refused(ProducePartitionResponse),
@@ -75,10 +80,11 @@ pub async fn take(services: Arc<Services>, context: Context, request: ProduceReq
             let partitions = join_all(parts.into_iter().map(|part| settle(part, deadline))).await;
             topics.push(topic_response(&topic, partitions));
         }
-        let failed = topics
+        let errors = topics
             .iter()
             .flat_map(|t| &t.partitions)
-            .any(|p| !p.error.is_none());
+            .filter(|p| !p.error.is_none());
+        let failed = errors.inspect(|p| metrics::error_answered(p.error)).count() > 0;
         match (acks, failed) {
             (ACKS_NONE, false) => Answer::Nothing,
             // The only way to tell a client that listens to nothing.
@@ -134,6 +140,7 @@ async fn queue(
         ));
     }
     let now = (services.now_ms)();
+    let begun = Instant::now();
     let (batch, append_time) = match check(
         &partition,
         part.records.unwrap_or_default(),
@@ -143,12 +150,24 @@ async fn queue(
         Ok(checked) => checked,
         Err(refusal) => return Queued::Refused(ProducePartitionResponse { index, ..refusal }),
     };
+    let checked = Instant::now();
+    metrics::produce_stage(Stage::Validate, checked - begun);
+    let (records, bytes) = (batch.header.record_count as u64, batch.bytes.len() as u64);
     match partition.append(batch).await {
-        Ok(appending) => Queued::Flying {
-            index,
-            append_time,
-            appending,
-        },
+        Ok(appending) => {
+            let queued_at = Instant::now();
+            metrics::produce_stage(Stage::Queue, queued_at - checked);
+            let traffic = partition.traffic();
+            Queued::Flying {
+                index,
+                append_time,
+                queued_at,
+                records,
+                bytes,
+                traffic,
+                appending,
+            }
+        }
         Err(error) => Queued::Refused(append_failed(index, &error)),
     }
 }
@@ -177,7 +196,8 @@ fn check(
             "transactions are not supported yet",
         ));
     }
-    if let Some(rules) = config.record_rules(now) {
+    let compressed = header.attributes.compression() != Some(Compression::None);
+    if let Some(rules) = config.record_rules(now, compressed) {
         validate_records(&records, &rules).map_err(|e| unfit(&e))?;
     }
     if !config.log_append_time() {
@@ -213,19 +233,30 @@ async fn settle(queued: Queued, deadline: Duration) -> ProducePartitionResponse 
         Queued::Flying {
             index,
             append_time,
+            queued_at,
+            records,
+            bytes,
+            traffic,
             appending,
-        } => match tokio::time::timeout(deadline, appending).await {
-            Ok(Ok(Appended {
-                base_offset,
-                log_start,
-                ..
-            })) => ProducePartitionResponse {
-                log_append_time_ms: append_time,
-                ..ProducePartitionResponse::appended(index, base_offset, log_start)
-            },
-            Ok(Err(error)) => append_failed(index, &error),
-            Err(_) => ProducePartitionResponse::failed(index, ErrorCode::RequestTimedOut),
-        },
+        } => {
+            let outcome = tokio::time::timeout(deadline, appending).await;
+            metrics::produce_stage(Stage::Commit, queued_at.elapsed());
+            match outcome {
+                Ok(Ok(Appended {
+                    base_offset,
+                    log_start,
+                    ..
+                })) => {
+                    traffic.produced(records, bytes);
+                    ProducePartitionResponse {
+                        log_append_time_ms: append_time,
+                        ..ProducePartitionResponse::appended(index, base_offset, log_start)
+                    }
+                }
+                Ok(Err(error)) => append_failed(index, &error),
+                Err(_) => ProducePartitionResponse::failed(index, ErrorCode::RequestTimedOut),
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::producers::{Flights, Mark, Sequence, Verdict};
 use super::{Leadership, Partition};
+use crate::metrics;
 use crate::raft::{Pending, Proposal, ProposeError};
 use bytes::Bytes;
 use logd_proto::record_batch::BatchHeader;
@@ -180,6 +181,7 @@ impl Partition {
 
     async fn propose(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
         let records = batch.records();
+        metrics::raft_proposed();
         let proposal = Proposal::data(batch.bytes, records, batch.header.max_timestamp);
         let pending = self
             .group

@@ -18,6 +18,7 @@ pub use read::{ReadError, ReadOutcome, ReadRequest};
 pub use registry::Registry;
 pub use replica::Clock;
 
+use crate::metrics::{self, TopicTraffic};
 use crate::raft::{Group, GroupSpec, OpenError, ReplicaId, Role};
 use crate::topic_config::TopicConfig;
 use append::Queue;
@@ -85,6 +86,7 @@ pub struct Partition {
     group: Group<Replica>,
     progress: Arc<Progress>,
     queue: Mutex<Queue>,
+    traffic: Arc<TopicTraffic>,
 }
 
 impl std::fmt::Debug for Partition {
@@ -120,6 +122,7 @@ impl Partition {
         };
         let group = Group::open(group, log.clone(), replica).await?;
         Ok(Arc::new(Self {
+            traffic: metrics::topic_traffic(&spec.topic),
             topic_id: spec.topic_id,
             topic: spec.topic,
             index: spec.index,
@@ -185,6 +188,11 @@ impl Partition {
     /// The high watermark, to wait on: it is published by the commit itself.
     pub fn progress(&self) -> watch::Receiver<i64> {
         self.progress.watch()
+    }
+
+    /// Counts what clients move in and out of the topic.
+    pub fn traffic(&self) -> Arc<TopicTraffic> {
+        self.traffic.clone()
     }
 
     pub fn size_bytes(&self) -> u64 {

@@ -6,6 +6,7 @@
 
 use super::limits::{FREE_BYTES, Limits};
 use crate::api::{Answer, Context, Handler};
+use crate::metrics;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use logd_proto::api::{ApiKey, Request, unsupported_api_versions};
@@ -179,6 +180,7 @@ impl Outbox {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        metrics::bytes_sent(written);
         self.bytes -= written;
         while let Some(front) = self.chunks.front_mut() {
             if written < front.len() {
@@ -323,9 +325,14 @@ async fn take<H: Handler>(
         api,
         version,
     };
+    let begun = Instant::now();
     let answer = handler.take(context, request).await;
     Ok(Box::pin(async move {
         let answer = answer.await;
+        if api != ApiKey::Fetch {
+            // A fetch says itself how long it worked: it may have been parked for most of the time.
+            metrics::request_answered(api, begun.elapsed());
+        }
         drop(held);
         match answer {
             Answer::Respond(response) => Ok(Some(

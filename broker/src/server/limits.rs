@@ -40,6 +40,16 @@ pub enum Full {
     PerAddress,
 }
 
+impl Full {
+    /// What metrics call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Full::Total => "total",
+            Full::PerAddress => "per_address",
+        }
+    }
+}
+
 impl Limits {
     /// `bytes` is what requests may hold while they arrive and are worked on.
     pub fn new(connections: usize, per_address: usize, bytes: usize) -> Self {

@@ -3,6 +3,7 @@
 use super::connection::{Connection, ConnectionLimits};
 use super::limits::Limits;
 use crate::api::Handler;
+use crate::metrics;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -123,40 +124,44 @@ async fn accept<H: Handler>(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            _ = stopping.changed() => break,
-            Some(ended) = connections.join_next(), if !connections.is_empty() => if let Err(error) = ended {
-                error!(%error, "a connection's task panicked; the connection is gone, the broker goes on");
-            },
-            accepted = listener.socket.accept() => match accepted {
-                Ok((socket, peer)) => match limits.enter(peer.ip()) {
-                    Ok(place) => {
-                        // Answers are written whole; waiting for more to send only delays them.
-                        if let Err(error) = socket.set_nodelay(true) {
-                            warn!(%peer, %error, "TCP_NODELAY refused");
-                        }
-                        let connection = Connection {
-                            socket,
-                            peer,
-                            listener: listener.name.clone(),
-                            handler: handler.clone(),
-                            limits: limits.clone(),
-                            bounds,
-                            stopping: stopping.clone(),
-                        };
-                        connections.spawn(async move {
-                            connection.serve().await;
-                            drop(place);
-                        });
-                    }
-                    Err(full) => strangers().note(peer, &listener.name, &full.to_string()),
-                },
-                Err(error) => {
-                    // Out of descriptors, most likely: accepting again at once would only spin.
-                    warn!(listener = %listener.name, %error, "accepting failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
+                    _ = stopping.changed() => break,
+                    Some(ended) = connections.join_next(), if !connections.is_empty() => if let Err(error) = ended {
+                        error!(%error, "a connection's task panicked; the connection is gone, the broker goes on");
+                    },
+                    accepted = listener.socket.accept() => match accepted {
+                        Ok((socket, peer)) => match limits.enter(peer.ip()) {
+                            Ok(place) => {
+                                // Answers are written whole; waiting for more to send only delays them.
+                                if let Err(error) = socket.set_nodelay(true) {
+                                    warn!(%peer, %error, "TCP_NODELAY refused");
+                                }
+                                let connection = Connection {
+                                    socket,
+                                    peer,
+                                    listener: listener.name.clone(),
+                                    handler: handler.clone(),
+                                    limits: limits.clone(),
+                                    bounds,
+                                    stopping: stopping.clone(),
+                                };
+                                let open = metrics::connection_opened();
+                                connections.spawn(async move {
+                                    connection.serve().await;
+                                    drop((place, open));
+                                });
+                            }
+                            Err(full) => {
+         metrics::connection_refused(full.label());
+         strangers().note(peer, &listener.name, &full.to_string());
         }
+                        },
+                        Err(error) => {
+                            // Out of descriptors, most likely: accepting again at once would only spin.
+                            warn!(listener = %listener.name, %error, "accepting failed");
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        }
+                    },
+                }
     }
     drop(listener);
     while connections.join_next().await.is_some() {}

@@ -209,10 +209,11 @@ impl TopicConfig {
         }
     }
 
-    /// What every record must satisfy; `None` if a look at the batch's header is enough.
-    pub fn record_rules(&self, now: i64) -> Option<RecordRules> {
-        self.compacts.then(|| RecordRules {
-            keys_required: true,
+    /// What every record must satisfy; `None` if a look at the batch's header is enough. A compressed batch
+    /// is always looked into: its header may count records that are not there.
+    pub fn record_rules(&self, now: i64, compressed: bool) -> Option<RecordRules> {
+        (self.compacts || compressed).then(|| RecordRules {
+            keys_required: self.compacts,
             timestamp_max: self.timestamp_max(now),
             timestamp_min: self.timestamp_min(now),
             // A compressed batch of a legal size may be this much larger inside: beyond it we take it for a bomb.

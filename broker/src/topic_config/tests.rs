@@ -201,10 +201,10 @@ fn timestamps_are_bounded_unless_the_broker_stamps() {
 
 #[test]
 fn a_compacted_topic_needs_keys_and_others_are_not_opened() {
-    assert!(TopicConfig::default().record_rules(0).is_none());
+    assert!(TopicConfig::default().record_rules(0, false).is_none());
     let rules = parse(&[("cleanup.policy", "compact")])
         .unwrap()
-        .record_rules(0)
+        .record_rules(0, false)
         .unwrap();
     let mut batch = BatchBuilder::new();
     batch.push(5, Some(b"k"), Some(b"v"), &[]).unwrap();
