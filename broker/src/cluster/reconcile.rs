@@ -17,6 +17,9 @@ use tracing::{error, info, warn};
 /// Groups opened at once: each costs a few tasks and an election, which share syncs.
 const OPENING_AT_ONCE: usize = 256;
 
+/// How long a failed opening or deletion, or a group that ended, waits for another try.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Open { topic: Arc<Topic>, index: i32 },
@@ -75,27 +78,39 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Follows the metadata until its group is gone.
+    /// Follows the metadata until its group is gone. Looks again every now and then: what failed may work.
     pub async fn run(self) {
         let mut view = self.cluster.watch();
         loop {
             let state = view.borrow_and_update().clone();
-            let clean = self.round(&state).await;
+            self.round(&state).await;
             self.done.send_modify(|n| *n += 1);
-            if clean {
-                if view.changed().await.is_err() {
-                    return;
-                }
-            } else if let Ok(Err(_)) =
-                tokio::time::timeout(Duration::from_secs(5), view.changed()).await
-            {
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, view.changed()).await {
                 return;
+            }
+        }
+    }
+
+    /// A group whose core has ended is closed, and opened anew by the difference.
+    async fn drop_failed(&self) {
+        for partition in self.registry.all() {
+            if let Some(why) = partition.failure() {
+                error!(
+                    topic = partition.topic(),
+                    partition = partition.index(),
+                    why,
+                    "a partition's group ended; opening it anew"
+                );
+                self.registry
+                    .remove(&partition.topic_id(), partition.index());
+                partition.close().await;
             }
         }
     }
 
     /// One difference acted upon; false if something is left to try again.
     pub async fn round(&self, state: &ClusterState) -> bool {
+        self.drop_failed().await;
         let held = self
             .registry
             .all()

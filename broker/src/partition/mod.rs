@@ -17,6 +17,7 @@ pub use lookup::{TimeOffset, TimeQuery};
 pub use read::{ReadError, ReadOutcome, ReadRequest};
 pub use registry::Registry;
 pub use replica::Clock;
+pub use retention::keep as keep_retention;
 
 use crate::metrics::{self, TopicTraffic};
 use crate::raft::{Group, GroupSpec, OpenError, ReplicaId, Role};

@@ -3,12 +3,26 @@
 //! What is old or too much is decided by a pure function of storage's; proposing it through the log
 //! is what makes all replicas, and clients that fetch, agree.
 
-use super::Partition;
-use super::replica::LOG_START;
+use super::replica::{Clock, LOG_START};
+use super::{Partition, Registry};
 use crate::raft::{Proposal, ProposeError};
 use bytes::Bytes;
 use logd_storage::retention::expired;
-use tracing::info;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Applies every topic's retention, round after round, until it is dropped.
+pub async fn keep(registry: Arc<Registry>, every: Duration, clock: Clock) {
+    loop {
+        tokio::time::sleep(every).await;
+        for partition in registry.all() {
+            if let Err(error) = partition.retain(clock()).await {
+                warn!(topic = partition.topic(), partition = partition.index(), %error, "retention put off");
+            }
+        }
+    }
+}
 
 impl Partition {
     /// Applies the topic's retention once. Does nothing where this replica does not lead.
