@@ -47,7 +47,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "api",
         &["cluster", "group", "metrics", "partition", "topic_config"],
     ),
-    ("group", &["metrics"]),
+    ("group", &["metrics", "partition"]),
     ("cluster", &["metrics", "partition", "raft", "topic_config"]),
     ("partition", &["metrics", "raft", "topic_config"]),
     ("raft", &["metrics"]),

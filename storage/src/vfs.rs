@@ -6,6 +6,8 @@
 
 mod real;
 mod sim;
+#[cfg(test)]
+mod sim_tests;
 
 pub use crate::mmap::Mapped;
 pub use real::RealFs;

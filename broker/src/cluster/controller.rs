@@ -4,14 +4,12 @@
 //! command is applied, and for a new topic when its partitions serve.
 
 use super::metadata::{Metadata, View, encode};
-use super::placement::{PlacementError, place};
+use super::plan::{CreateTopicError, CreatedTopic, NewTopic, plan};
 use super::state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
-    TopicRecord,
 };
 use crate::partition::Registry;
 use crate::raft::{Group, GroupSpec, OpenError, Proposal, ProposeError, ReplicaId, unstamped};
-use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
 use logd_storage::{Disk, LogKey, LogOptions};
 use parking_lot::Mutex;
@@ -26,9 +24,6 @@ const METADATA_TOPIC: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1
 
 /// How long a start waits for the metadata group, and a proposal for its answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Partitions of one topic: a typing error must not create a million groups.
-const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
 /// What this broker says of itself.
 #[derive(Debug, Clone)]
@@ -53,50 +48,6 @@ pub enum StartError {
     Metadata(#[from] ProposeError),
     #[error("the metadata group refused: {0}")]
     Refused(Refusal),
-}
-
-/// A topic to be created, as a client asks for it.
-#[derive(Debug, Clone, Default)]
-pub struct NewTopic {
-    pub name: String,
-    /// `None`: the broker's default.
-    pub partitions: Option<i32>,
-    pub replication: Option<i16>,
-    /// Explicit replicas per partition; excludes the two above.
-    pub assignments: Vec<(i32, Vec<i32>)>,
-    pub config: BTreeMap<String, Option<String>>,
-    pub internal: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct CreatedTopic {
-    pub id: Uuid,
-    pub partitions: i32,
-    pub replication: i16,
-    pub config: Arc<TopicConfig>,
-    pub overrides: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CreateTopicError {
-    #[error("Topic '{0}' already exists.")]
-    Exists(String),
-    #[error("{0}")]
-    InvalidName(String),
-    #[error("{0}")]
-    InvalidPartitions(String),
-    #[error("{0}")]
-    InvalidReplication(String),
-    #[error("{0}")]
-    InvalidAssignment(String),
-    #[error("{0}")]
-    InvalidConfig(String),
-    #[error("{0}")]
-    InvalidRequest(String),
-    #[error("the topic is created, but its partitions do not serve yet")]
-    TimedOut,
-    #[error("{0}")]
-    Unavailable(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -444,144 +395,6 @@ pub(crate) fn base64_url(bytes: &[u8; 16]) -> String {
         .collect()
 }
 
-fn plan(
-    state: &ClusterState,
-    topic: NewTopic,
-    defaults: (i32, i16),
-) -> Result<(TopicRecord, CreatedTopic), CreateTopicError> {
-    check_name(&topic.name)?;
-    if state.topic(&topic.name).is_some() {
-        return Err(CreateTopicError::Exists(topic.name));
-    }
-    let overrides: BTreeMap<String, String> = topic
-        .config
-        .into_iter()
-        .filter_map(|(k, v)| Some((k, v?)))
-        .collect();
-    let config = TopicConfig::parse(&overrides)
-        .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;
-    let partitions = if topic.assignments.is_empty() {
-        placed(
-            state,
-            topic.partitions.unwrap_or(defaults.0),
-            topic.replication.unwrap_or(defaults.1),
-        )?
-    } else {
-        assigned(
-            state,
-            topic.assignments,
-            topic.partitions,
-            topic.replication,
-        )?
-    };
-    let replication = partitions.first().map_or(0, Vec::len) as i16;
-    config
-        .check_replicas(replication)
-        .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;
-    let id = Uuid::from_bytes(*uuid::Uuid::new_v4().as_bytes());
-    let created = CreatedTopic {
-        id,
-        partitions: partitions.len() as i32,
-        replication,
-        config: Arc::new(config),
-        overrides: overrides.clone(),
-    };
-    Ok((
-        TopicRecord {
-            id: TopicId(id),
-            name: topic.name,
-            internal: topic.internal,
-            partitions,
-            overrides,
-        },
-        created,
-    ))
-}
-
-/// Kafka's rules for names (`org.apache.kafka.common.internals.Topic`).
-fn check_name(name: &str) -> Result<(), CreateTopicError> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let wrong = if name.is_empty() {
-        "it is empty".to_owned()
-    } else if name == "." || name == ".." {
-        format!("it is '{name}'")
-    } else if name.len() > 249 {
-        format!("it has {} characters, at most 249 are allowed", name.len())
-    } else if let Some(c) = name.chars().find(|c| !legal(*c)) {
-        format!("it contains {c:?}; legal are ASCII letters and digits, '.', '_' and '-'")
-    } else {
-        return Ok(());
-    };
-    Err(CreateTopicError::InvalidName(format!(
-        "Topic name is invalid: {wrong}."
-    )))
-}
-
-fn placed(
-    state: &ClusterState,
-    partitions: i32,
-    replication: i16,
-) -> Result<Vec<Vec<i32>>, CreateTopicError> {
-    if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&partitions) {
-        return Err(CreateTopicError::InvalidPartitions(format!(
-            "Number of partitions was {partitions}; it must be from 1 to {PARTITIONS_PER_TOPIC_MAX}."
-        )));
-    }
-    if replication < 1 {
-        return Err(CreateTopicError::InvalidReplication(format!(
-            "Replication factor was {replication}; it must be at least 1."
-        )));
-    }
-    place(state, partitions as usize, replication as usize).map_err(
-        |PlacementError::TooFewBrokers { wanted, brokers }| {
-            CreateTopicError::InvalidReplication(format!(
-                "Replication factor {wanted} is larger than the number of brokers, {brokers}."
-            ))
-        },
-    )
-}
-
-fn assigned(
-    state: &ClusterState,
-    mut assignments: Vec<(i32, Vec<i32>)>,
-    partitions: Option<i32>,
-    replication: Option<i16>,
-) -> Result<Vec<Vec<i32>>, CreateTopicError> {
-    let wrong = |why: String| Err(CreateTopicError::InvalidAssignment(why));
-    if partitions.is_some() || replication.is_some() {
-        return Err(CreateTopicError::InvalidRequest(
-            "A manual assignment excludes a number of partitions and a replication factor.".into(),
-        ));
-    }
-    assignments.sort_by_key(|(index, _)| *index);
-    let width = assignments.first().map_or(0, |(_, r)| r.len());
-    for (expected, (index, replicas)) in assignments.iter().enumerate() {
-        if *index != expected as i32 {
-            return wrong(format!(
-                "Partitions must be numbered from 0 without gaps; {expected} is missing."
-            ));
-        }
-        if replicas.is_empty() || replicas.len() != width {
-            return wrong(format!(
-                "Partition {index} has {} replicas, partition 0 has {width}.",
-                replicas.len()
-            ));
-        }
-        if let Some(unknown) = replicas.iter().find(|id| !state.brokers.contains_key(id)) {
-            return wrong(format!(
-                "Partition {index} names broker {unknown}, which is not registered."
-            ));
-        }
-        if replicas.iter().collect::<HashSet<_>>().len() != width {
-            return wrong(format!("Partition {index} names a broker twice."));
-        }
-    }
-    Ok(assignments
-        .into_iter()
-        .map(|(_, replicas)| replicas)
-        .collect())
-}
-
 impl Topic {
     /// The founders of a partition's group: replicas by disk, with where they are reached.
     pub fn founders(
@@ -606,7 +419,8 @@ impl Topic {
 mod tests {
     use super::*;
 
-    fn one_broker() -> ClusterState {
+    #[test]
+    fn a_disk_keeps_its_node_id_and_a_new_one_gets_the_next() {
         let mut s = ClusterState::default();
         s.apply(Command::RegisterBroker(BrokerInfo {
             id: 1,
@@ -615,87 +429,8 @@ mod tests {
             rack: None,
             listeners: BTreeMap::new(),
         }));
-        s
-    }
-
-    fn named(name: &str) -> NewTopic {
-        NewTopic {
-            name: name.into(),
-            ..NewTopic::default()
-        }
-    }
-
-    #[test]
-    fn defaults_fill_what_the_client_leaves_open() {
-        let (record, created) = plan(&one_broker(), named("a"), (4, 1)).unwrap();
-        assert_eq!((record.partitions.len(), created.replication), (4, 1));
-    }
-
-    #[test]
-    fn names_that_could_be_paths_are_refused() {
-        for bad in ["", ".", "..", "a/b", "a b", "ü", &"x".repeat(250)] {
-            assert!(
-                matches!(
-                    plan(&one_broker(), named(bad), (1, 1)),
-                    Err(CreateTopicError::InvalidName(_))
-                ),
-                "{bad}"
-            );
-        }
-        assert!(plan(&one_broker(), named("..."), (1, 1)).is_ok());
-    }
-
-    #[test]
-    fn numbers_out_of_range_are_refused() {
-        let with = |partitions, replication| NewTopic {
-            partitions: Some(partitions),
-            replication: Some(replication),
-            ..named("a")
-        };
-        let refused = |t| plan(&one_broker(), t, (1, 1)).unwrap_err();
-        assert!(matches!(
-            refused(with(0, 1)),
-            CreateTopicError::InvalidPartitions(_)
-        ));
-        assert!(matches!(
-            refused(with(10_001, 1)),
-            CreateTopicError::InvalidPartitions(_)
-        ));
-        assert!(matches!(
-            refused(with(1, 0)),
-            CreateTopicError::InvalidReplication(_)
-        ));
-        assert!(matches!(
-            refused(with(1, 2)),
-            CreateTopicError::InvalidReplication(_)
-        ));
-    }
-
-    #[test]
-    fn a_manual_assignment_must_be_whole_and_possible() {
-        let with = |assignments: &[(i32, &[i32])]| NewTopic {
-            assignments: assignments.iter().map(|(i, r)| (*i, r.to_vec())).collect(),
-            ..named("a")
-        };
-        let plan = |t| plan(&one_broker(), t, (1, 1));
-        assert!(plan(with(&[(1, &[1]), (0, &[1])])).is_ok());
-        for bad in [
-            with(&[(1, &[1])]),
-            with(&[(0, &[2])]),
-            with(&[(0, &[1, 1])]),
-            with(&[(0, &[])]),
-        ] {
-            assert!(matches!(
-                plan(bad),
-                Err(CreateTopicError::InvalidAssignment(_))
-            ));
-        }
-    }
-
-    #[test]
-    fn a_disk_keeps_its_node_id_and_a_new_one_gets_the_next() {
-        assert_eq!(node_id(&one_broker(), 7), 1);
-        assert_eq!(node_id(&one_broker(), 8), 2);
+        assert_eq!(node_id(&s, 7), 1);
+        assert_eq!(node_id(&s, 8), 2);
     }
 
     #[test]

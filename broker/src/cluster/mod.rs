@@ -6,15 +6,14 @@
 mod controller;
 mod metadata;
 mod placement;
+mod plan;
 mod reconcile;
 mod state;
 
-pub use controller::{
-    BrokerSpec, Cluster, CreateTopicError, CreatedTopic, DeleteTopicError, NewTopic,
-    ProducerIdError, StartError,
-};
+pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError, StartError};
 pub use metadata::View;
 pub use placement::PlacementError;
+pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
 pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,

@@ -1,0 +1,137 @@
+//! A real broker process for tests: its own folder, its own ports, killed when dropped.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a test waits for anything before it says what it waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Broker {
+    process: Child,
+    pub kafka: SocketAddr,
+    pub admin: SocketAddr,
+    pub data: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+/// A port nobody has now. Somebody might take it before the broker does; tests then fail loudly.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+fn spawn(
+    kafka: SocketAddr,
+    admin: SocketAddr,
+    data: &Path,
+    environment: &[(String, String)],
+) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_logd"))
+        .args([
+            "--kafka-addr",
+            &kafka.to_string(),
+            "--admin-addr",
+            &admin.to_string(),
+            "--rpc-addr",
+            "127.0.0.1:0",
+        ])
+        .arg("--data-dir")
+        .arg(data)
+        .envs(environment.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("the broker's binary runs")
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With settings such as `("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")`.
+    pub fn start_with(environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let data = tempfile::tempdir().expect("a folder");
+        let (kafka, admin) = (free_port(), free_port());
+        let process = spawn(kafka, admin, data.path(), &environment);
+        let broker = Self {
+            process,
+            kafka,
+            admin,
+            data,
+            environment,
+        };
+        broker.wait();
+        broker
+    }
+
+    fn wait(&self) {
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(self.kafka).is_err() {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the broker does not listen on {}",
+                self.kafka
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn bootstrap(&self) -> String {
+        self.kafka.to_string()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL, and a start on the same folder and ports.
+    pub fn kill_and_restart(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
+        self.process = spawn(self.kafka, self.admin, self.data.path(), &self.environment);
+        self.wait();
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.process.try_wait().expect("its state").is_none()
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.kafka)
+            .await
+            .expect("the broker accepts")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended already, which is what some tests are about.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Sends one frame and reads one answer, without its size.
+pub async fn exchange(socket: &mut TcpStream, frame: &[u8]) -> std::io::Result<bytes::Bytes> {
+    socket.write_all(frame).await?;
+    let answer = async {
+        let size = socket.read_u32().await?;
+        let mut answer = vec![0; size as usize];
+        socket.read_exact(&mut answer).await?;
+        Ok(bytes::Bytes::from(answer))
+    };
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
