@@ -8,6 +8,7 @@ mod metadata;
 mod placement;
 mod plan;
 mod reconcile;
+mod rpc;
 mod state;
 
 pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError, StartError};
@@ -15,6 +16,7 @@ pub use metadata::View;
 pub use placement::PlacementError;
 pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
+pub use rpc::{Me, RpcListener};
 pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
     TopicRecord,
