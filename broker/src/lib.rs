@@ -2,14 +2,21 @@
 //!
 //! Modules in the order of the way in; each depends on those below it only.
 
-pub mod admin;
-pub mod api;
-pub mod cluster;
-pub mod config;
-pub mod group;
-pub mod metrics;
+pub mod banner;
+pub mod cli;
+pub mod logging;
 pub mod node;
+
+pub mod admin;
+pub mod server;
+
+pub mod api;
+pub mod group;
+
+pub mod cluster;
 pub mod partition;
 pub mod raft;
-pub mod server;
+
+pub mod config;
+pub mod metrics;
 pub mod topic_config;

@@ -1,16 +1,143 @@
-use std::path::PathBuf;
+//! `logd`: settings, a node, and the signals that end it.
+
+use anyhow::Context as _;
+use clap::Parser;
+use logd::banner;
+use logd::cli::{Cli, Command, ConfigAction, check, print};
+use logd::config::Config;
+use logd::logging;
+use logd::node::Node;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .init();
-    let mut args = std::env::args().skip(1);
-    let addr = args.next().unwrap_or("127.0.0.1:9092".into()).parse()?;
-    let dir = PathBuf::from(args.next().unwrap_or("logd-data".into()));
-    let node = logd::node::Node::start(addr, dir).await?;
-    tokio::signal::ctrl_c().await?;
-    node.stop().await;
-    Ok(())
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Open files wanted: connections, segments, and room. The hard limit may give less.
+const OPEN_FILES: u64 = 1 << 20;
+
+/// A shell's word for "ended by SIGTERM", which a second signal while stopping comes to.
+const CUT_SHORT: u8 = 143;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            eprintln!(
+                "  hint: `logd config check` finds mistakes in settings, `logd --help` lists them"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        Some(Command::Config {
+            action: ConfigAction::Print { effective },
+        }) => say(&print(&cli.settings.load()?, *effective)?),
+        Some(Command::Config {
+            action: ConfigAction::Check,
+        }) => say(&check(&cli.settings)?),
+        None => {
+            let config = cli.settings.resolve()?;
+            logging::start(&config)?;
+            raise_open_files();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("the runtime cannot start")?;
+            runtime.block_on(serve(config))
+        }
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<ExitCode> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("nobody reads the output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves until a signal, or until the disk fails.
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let (deadline, data_dir) = (config.node.shutdown_timeout, config.node.data_dir.clone());
+    let node = tokio::select! {
+        started = Node::start(config) => started.context("logd cannot start")?,
+        // Nothing is served yet, so there is nothing to finish.
+        _ = term.recv() => return Ok(ExitCode::from(CUT_SHORT)),
+        _ = int.recv() => return Ok(ExitCode::from(CUT_SHORT)),
+    };
+    let facts = banner::Facts {
+        bound: node.bound(),
+        data_dir: &data_dir,
+        cluster_id: node.cluster_id(),
+        node_id: node.node_id(),
+    };
+    // A broker whose output nobody reads is still a broker.
+    let _ = say(&banner::text(&facts));
+    tokio::select! {
+        _ = term.recv() => info!("SIGTERM: stopping; a second one exits at once"),
+        _ = int.recv() => info!("SIGINT: stopping; a second one exits at once"),
+        why = node.failed() => {
+            error!(why, "the disk has failed: nothing can be acknowledged any more, so this process ends");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    tokio::select! {
+        () = node.stop(deadline) => Ok(ExitCode::SUCCESS),
+        _ = term.recv() => cut_short(),
+        _ = int.recv() => cut_short(),
+        () = tokio::time::sleep(deadline + Duration::from_secs(5)) => {
+            error!(seconds = deadline.as_secs(), "stopping took too long; the next start recovers");
+            std::process::exit(1)
+        }
+    }
+}
+
+/// Threads of the disk may be in the middle of a write: ending here is what a crash would be, and as safe.
+fn cut_short() -> anyhow::Result<ExitCode> {
+    warn!("second signal: exiting at once; the next start recovers");
+    std::process::exit(i32::from(CUT_SHORT))
+}
+
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = now.maximum.map_or(OPEN_FILES, |max| max.min(OPEN_FILES));
+    if now.current.is_some_and(|current| current >= wanted) {
+        return;
+    }
+    match setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(wanted),
+            maximum: now.maximum,
+        },
+    ) {
+        Ok(()) => info!(
+            from = now.current,
+            to = wanted,
+            "limit of open files raised"
+        ),
+        Err(error) => {
+            warn!(limit = now.current, %error, "limit of open files stays; many connections or partitions may not fit")
+        }
+    }
 }

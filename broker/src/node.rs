@@ -1,130 +1,457 @@
 //! The composition root: start order, stop order; nothing else wires.
 //!
 //! Start: admin door, sockets, disk (recovery), metadata, partitions, groups, then requests. Stop is the
-//! same backwards. Everything that can fail because of its surroundings fails before anything is served.
+//! same backwards. What can fail because of its surroundings fails before anything is served.
 
+use crate::admin::{AdminListener, Health, Phase};
 use crate::api::{Api, Services, Settings};
-use crate::cluster::{BrokerSpec, Cluster, Reconciler, Topic};
-use crate::partition::{Registry, Spec};
-use crate::server::{ConnectionLimits, Limits, Listener, Server};
-use logd_storage::{Disk, DiskOptions};
+use crate::cluster::{BrokerSpec, Cluster, Me, Reconciler, RpcListener, SpecOf, Topic};
+use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
+use crate::group::{self, Coordinator, ReplicatedOffsets};
+use crate::metrics;
+use crate::partition::{Clock, Registry, Spec, keep_retention};
+use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
+use crate::topic_config::TopicDefaults;
+use logd_storage::{Disk, DiskOptions, RecoveryProgress};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
 
-pub fn now_ms() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as i64)
+/// Groups are looked at for expired offsets this often.
+const GROUP_EXPIRY_INTERVAL_MS: i64 = 10 * 60 * 1000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Kafka(#[from] BindError),
+    #[error("the {door} port cannot bind {address}: {source}")]
+    Door {
+        door: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("the data directory {path} cannot be used: {source}")]
+    Disk {
+        path: PathBuf,
+        source: Box<logd_storage::OpenError>,
+    },
+    #[error("the metadata cannot be loaded: {0}")]
+    Metadata(#[from] crate::cluster::StartError),
+    #[error("a task of the start ended badly: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
+/// A Kafka listener as it was bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundListener {
+    pub name: String,
+    pub address: SocketAddr,
+    /// Host and port that clients are told.
+    pub advertised: (String, u16),
+}
+
+/// Where everything listens, also when port 0 was asked for.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    pub kafka: Vec<BoundListener>,
+    pub admin: SocketAddr,
+    pub rpc: SocketAddr,
+}
+
+/// A running broker.
+#[derive(Debug)]
 pub struct Node {
+    bound: Bound,
+    health: Health,
     server: Server,
     cluster: Arc<Cluster>,
     registry: Arc<Registry>,
     disk: Disk,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    failed: watch::Receiver<Option<String>>,
+    _sampling: metrics::Sampling,
+}
+
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the node is gone, which is a stop too.
+    drop(stop.wait_for(|s| *s).await);
 }
 
 impl Node {
-    pub async fn start(kafka: SocketAddr, data: PathBuf) -> anyhow::Result<Node> {
-        let listener = Listener::bind("default", kafka)?;
-        let address = listener.address();
-        let disk =
-            tokio::task::spawn_blocking(move || Disk::open(&data, DiskOptions::default(), &|_| {}))
-                .await??;
+    /// Starts a broker; returns when it serves.
+    ///
+    /// # Errors
+    /// A port or data directory that cannot be used, or data that must not be served.
+    pub async fn start(config: Config) -> Result<Node, StartError> {
+        let health = Health::default();
+        let stop = watch::channel(false).0;
+        let mut tasks = JoinSet::new();
+        let admin = open_admin(config.admin_addr, &health, &stop, &mut tasks).await?;
+        let rpc = RpcListener::bind(config.rpc_addr)
+            .await
+            .map_err(|source| StartError::Door {
+                door: "rpc",
+                address: config.rpc_addr,
+                source,
+            })?;
+        let (listeners, kafka) = bind_kafka(&config.kafka.listeners)?;
+        let bound = Bound {
+            kafka,
+            admin,
+            rpc: rpc.address(),
+        };
+        let (disk, failed) = open_disk(&config, &health).await?;
         let registry = Arc::new(Registry::default());
-        let (done, reconciled) = tokio::sync::watch::channel(0);
-        let identity = disk.identity();
-        let spec = BrokerSpec {
-            replica: (identity.id as u64).max(1),
-            start: identity.start,
-            rack: None,
-            rpc_addr: "127.0.0.1:9645".into(),
-            listeners: BTreeMap::from([(
-                "default".to_owned(),
-                (address.ip().to_string(), address.port()),
-            )]),
-            default_partitions: 1,
-            default_replication: 1,
-        };
-        let replica = spec.replica;
-        let cluster = Cluster::start(&disk, spec, registry.clone(), reconciled).await?;
-        let c2 = cluster.clone();
-        let spec_of = move |topic: &Topic, index: i32| Spec {
-            topic_id: topic.id,
-            topic: topic.name.clone(),
-            index,
-            replica,
-            node_id: c2.node_id(),
-            founders: topic.founders(&c2.view(), index, "127.0.0.1:9645"),
-            config: topic.config.clone(),
-            producer_expiration_ms: 86_400_000,
-            clock: Arc::new(now_ms),
-        };
+        let (done, reconciled) = watch::channel(0);
+        let cluster = Cluster::start(
+            &disk,
+            broker_spec(&config, &disk, &bound),
+            registry.clone(),
+            reconciled,
+        )
+        .await?;
+        let spec = partition_spec(&config, &cluster, &disk, bound.rpc);
         let reconciler = Reconciler {
             cluster: cluster.clone(),
             registry: registry.clone(),
             disk: disk.clone(),
-            spec: Arc::new(spec_of),
+            spec,
             done,
         };
         reconciler.round(&cluster.view()).await;
-        tokio::spawn(reconciler.run());
-        let metadata = cluster.clone();
-        let offsets = crate::group::ReplicatedOffsets::new(
+        tasks.spawn(reconciler.run());
+        let clock: Clock = Arc::new(now_ms);
+        tasks.spawn(keep_retention(
             registry.clone(),
-            Box::new(move || {
-                let topic = metadata
-                    .view()
-                    .topic(crate::group::OFFSETS_TOPIC)
-                    .cloned()?;
-                Some((topic.id, topic.partitions.len()))
-            }),
-        );
-        let groups =
-            crate::group::Coordinator::new(crate::group::Settings::default(), Arc::new(offsets));
-        let services = Services {
-            cluster: cluster.clone(),
-            partitions: registry.clone(),
-            groups: Arc::new(groups),
-            settings: Settings {
-                auto_create_topics: true,
-                fetch_bytes_max: 55 << 20,
-                offsets_topic_partitions: 50,
-                offsets_topic_replication: 1,
-            },
-            now_ms,
+            config.storage.retention_check_interval,
+            clock,
+        ));
+        let me = Me {
+            cluster_id: cluster.cluster_id().to_owned(),
+            node_id: cluster.node_id(),
+            disk_incarnation: disk.identity().id,
         };
-        let api = Arc::new(Api(Arc::new(services)));
-        let bounds = ConnectionLimits {
-            frame_bytes_max: 100 << 20,
-            in_flight_max: 5,
-            idle: Duration::from_secs(600),
-            stalled: Duration::from_secs(30),
-        };
-        let server = Server::serve(
-            vec![listener],
-            &api,
-            &Limits::new(10_000, 1_000, 128 << 20),
-            bounds,
-        );
-        println!("kafka on {address}");
+        spawn_rpc(rpc, me, &stop, &mut tasks);
+        let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
+        let sampling = sample(&cluster, &registry, &disk);
+        let server = serve(&config, listeners, &cluster, &registry, groups);
+        health.set(Phase::Ready);
+        metrics::set_ready(true);
         Ok(Node {
+            bound,
+            health,
             server,
             cluster,
             registry,
             disk,
+            tasks,
+            stop,
+            failed,
+            _sampling: sampling,
         })
     }
 
-    pub async fn stop(self) {
-        self.server.drain(Duration::from_secs(10)).await;
-        for p in self.registry.all() {
-            p.close().await;
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    pub fn cluster_id(&self) -> &str {
+        self.cluster.cluster_id()
+    }
+
+    pub fn node_id(&self) -> i32 {
+        self.cluster.node_id()
+    }
+
+    /// Resolves when the disk has failed: nothing can be acknowledged any more, the process must end.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops in the reverse order: no new requests, finish those in flight, sync, mark a clean stop.
+    pub async fn stop(mut self, deadline: Duration) {
+        let begun = Instant::now();
+        self.health.set(Phase::Draining);
+        self.server
+            .drain(deadline.saturating_sub(begun.elapsed()))
+            .await;
+        self.stop.send_replace(true);
+        self.tasks.shutdown().await;
+        for partition in self.registry.all() {
+            partition.close().await;
         }
         self.cluster.close().await;
-        let _ = self.disk.close();
+        let disk = self.disk;
+        match tokio::task::spawn_blocking(move || disk.close()).await {
+            Ok(Ok(())) => info!(seconds = begun.elapsed().as_secs_f64(), "stopped cleanly"),
+            Ok(Err(error)) => {
+                error!(%error, "the disk was not closed cleanly; the next start recovers")
+            }
+            Err(error) => error!(%error, "closing the disk ended badly; the next start recovers"),
+        }
     }
+}
+
+async fn open_admin(
+    address: SocketAddr,
+    health: &Health,
+    stop: &watch::Sender<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Result<SocketAddr, StartError> {
+    let listener = AdminListener::bind(address)
+        .await
+        .map_err(|source| StartError::Door {
+            door: "admin",
+            address,
+            source,
+        })?;
+    let bound = listener.address();
+    let serving = listener.serve(health.clone(), stopped(stop.subscribe()));
+    tasks.spawn(async move {
+        if let Err(error) = serving.await {
+            error!(%error, "the admin port ended");
+        }
+    });
+    Ok(bound)
+}
+
+fn spawn_rpc(rpc: RpcListener, me: Me, stop: &watch::Sender<bool>, tasks: &mut JoinSet<()>) {
+    let serving = rpc.serve(me, stopped(stop.subscribe()));
+    tasks.spawn(async move {
+        if let Err(error) = serving.await {
+            error!(%error, "the rpc port ended");
+        }
+    });
+}
+
+fn bind_kafka(
+    wanted: &[ListenerConfig],
+) -> Result<(Vec<Listener>, Vec<BoundListener>), StartError> {
+    let mut listeners = Vec::with_capacity(wanted.len());
+    let mut bound = Vec::with_capacity(wanted.len());
+    for l in wanted {
+        let listener = Listener::bind(&l.name, l.addr)?;
+        let address = listener.address();
+        // An advertised port 0 means the port that was bound.
+        let own = (address.ip().to_string(), address.port());
+        let advertised = l.advertise.clone().map_or(own, |(host, port)| {
+            (host, if port == 0 { address.port() } else { port })
+        });
+        bound.push(BoundListener {
+            name: l.name.clone(),
+            address,
+            advertised,
+        });
+        listeners.push(listener);
+    }
+    Ok((listeners, bound))
+}
+
+type Failed = watch::Receiver<Option<String>>;
+
+async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), StartError> {
+    let path = config.node.data_dir.clone();
+    let options = disk_options(&config.storage);
+    let (begun, phase) = (Instant::now(), health.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let progress = move |p: RecoveryProgress| {
+            phase.set(Phase::Recovering {
+                done: p.done_logs,
+                total: p.total_logs,
+                bytes: p.bytes_replayed,
+            })
+        };
+        Disk::open(&path, options, &progress).map_err(|source| StartError::Disk {
+            path,
+            source: Box::new(source),
+        })
+    });
+    let disk = opening.await??;
+    let (took, identity) = (begun.elapsed(), disk.identity());
+    metrics::set_recovery(took);
+    info!(
+        seconds = took.as_secs_f64(),
+        logs = disk.logs().len(),
+        start = identity.start,
+        clean = identity.clean_shutdown,
+        "disk opened"
+    );
+    let (tell, failed) = watch::channel(None);
+    let health = health.clone();
+    disk.on_fatal(Box::new(move |why| {
+        health.set(Phase::Failed);
+        tell.send_replace(Some(why.to_owned()));
+    }));
+    Ok((disk, failed))
+}
+
+fn disk_options(storage: &StorageConfig) -> DiskOptions {
+    DiskOptions {
+        wal_budget_bytes: storage.wal_budget_bytes,
+        tail_budget_bytes: storage.tail_budget_bytes,
+        reserve_bytes: storage.reserve_bytes,
+        checkpoint_every: storage.checkpoint_interval,
+        ..DiskOptions::default()
+    }
+}
+
+fn broker_spec(config: &Config, disk: &Disk, bound: &Bound) -> BrokerSpec {
+    let identity = disk.identity();
+    // openraft counts in 64 bits; half of a random 128-bit number is as unique as a cluster needs.
+    let replica = (identity.id as u64).max(1);
+    BrokerSpec {
+        replica,
+        start: identity.start,
+        rack: config.node.rack.clone(),
+        rpc_addr: bound.rpc.to_string(),
+        listeners: bound
+            .kafka
+            .iter()
+            .map(|l| (l.name.clone(), l.advertised.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        default_partitions: config.topics.default_partitions,
+        default_replication: config.topics.default_replication_factor,
+    }
+}
+
+fn partition_spec(config: &Config, cluster: &Arc<Cluster>, disk: &Disk, rpc: SocketAddr) -> SpecOf {
+    let t = &config.topics;
+    let defaults = TopicDefaults {
+        max_message_bytes: t.max_message_bytes,
+        segment_bytes: t.segment_bytes,
+        retention_ms: t.retention_ms,
+        retention_bytes: t.retention_bytes,
+    };
+    let producer_expiration_ms = config.kafka.producer_id_expiration_ms;
+    let replica = (disk.identity().id as u64).max(1);
+    let cluster = cluster.clone();
+    Arc::new(move |topic: &Topic, index: i32| Spec {
+        topic_id: topic.id,
+        topic: topic.name.clone(),
+        index,
+        replica,
+        node_id: cluster.node_id(),
+        founders: topic.founders(&cluster.view(), index, &rpc.to_string()),
+        config: Arc::new(topic.config.over(defaults)),
+        producer_expiration_ms,
+        clock: Arc::new(now_ms),
+    })
+}
+
+fn coordinator(
+    config: &GroupConfig,
+    cluster: &Arc<Cluster>,
+    registry: &Arc<Registry>,
+) -> Coordinator {
+    let metadata = cluster.clone();
+    let find = move || {
+        metadata
+            .view()
+            .topic(group::OFFSETS_TOPIC)
+            .map(|t| (t.id, t.partitions.len()))
+    };
+    let limits = group::Limits {
+        session_timeout_ms_min: config.min_session_timeout_ms,
+        session_timeout_ms_max: config.max_session_timeout_ms,
+        initial_rebalance_delay_ms: config.initial_rebalance_delay_ms,
+        members_max: config.max_size,
+        offsets_retention_ms: config.offsets_retention_ms,
+        ..group::Limits::default()
+    };
+    let settings = group::Settings {
+        limits,
+        expiry_interval_ms: GROUP_EXPIRY_INTERVAL_MS,
+        ..group::Settings::default()
+    };
+    Coordinator::new(
+        settings,
+        Arc::new(ReplicatedOffsets::new(registry.clone(), Box::new(find))),
+    )
+}
+
+fn serve(
+    config: &Config,
+    listeners: Vec<Listener>,
+    cluster: &Arc<Cluster>,
+    registry: &Arc<Registry>,
+    groups: Arc<Coordinator>,
+) -> Server {
+    let settings = Settings {
+        auto_create_topics: config.topics.auto_create,
+        fetch_bytes_max: config.kafka.fetch_max_bytes,
+        offsets_topic_partitions: config.topics.offsets_partitions,
+        offsets_topic_replication: config.topics.default_replication_factor,
+    };
+    let services = Services {
+        cluster: cluster.clone(),
+        partitions: registry.clone(),
+        groups,
+        settings,
+        now_ms,
+    };
+    let l = &config.limits;
+    let bounds = ConnectionLimits {
+        frame_bytes_max: l.max_frame_bytes,
+        in_flight_max: l.requests_in_flight,
+        idle: l.idle_timeout,
+        stalled: l.stalled_timeout,
+    };
+    let limits = Limits::new(
+        l.max_connections,
+        l.max_connections_per_address,
+        l.in_flight_bytes,
+    );
+    Server::serve(
+        listeners,
+        &Arc::new(Api(Arc::new(services))),
+        &limits,
+        bounds,
+    )
+}
+
+/// What is looked at when Prometheus scrapes.
+fn sample(cluster: &Arc<Cluster>, registry: &Arc<Registry>, disk: &Disk) -> metrics::Sampling {
+    let (cluster, registry, disk) = (cluster.clone(), registry.clone(), disk.clone());
+    metrics::on_scrape(move || {
+        let mut now = metrics::Partitions {
+            topics: cluster.view().topics.len(),
+            ..metrics::Partitions::default()
+        };
+        for partition in registry.all() {
+            let leadership = partition.leadership();
+            now.held += 1;
+            now.leading += usize::from(leadership.serving);
+            now.leaderless += usize::from(leadership.leader.is_none());
+            now.failed += usize::from(partition.failure().is_some());
+            now.producers += partition.producers();
+            now.log_bytes += partition.size_bytes();
+        }
+        metrics::set_partitions(now);
+        let space = disk.space();
+        metrics::set_disk(
+            space.free_bytes,
+            space.total_bytes,
+            space.accepting,
+            space.poisoned.is_some(),
+        );
+        if let Some(why) = cluster.failure() {
+            warn!(why, "the metadata group has stopped");
+        }
+    })
 }

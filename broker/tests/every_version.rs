@@ -1,5 +1,10 @@
 //! Every API in every version we announce is answered by a real broker with bytes that decode.
 
+#![allow(
+    clippy::panic,
+    reason = "a helper of tests says what it expects by panicking"
+)]
+
 mod common;
 
 use common::{Broker, exchange};

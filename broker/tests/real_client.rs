@@ -1,5 +1,10 @@
 //! A real client, librdkafka, against a real broker process that is killed and restarted.
 
+#![allow(
+    clippy::panic,
+    reason = "a helper of tests says what it expects by panicking"
+)]
+
 mod common;
 
 use common::{Broker, PATIENCE};

@@ -1,6 +1,11 @@
 //! The house's own rules, held by a test: which room may use which, who names openraft, where `unsafe`
 //! may stand, and how long a file may grow.
 
+#![allow(
+    clippy::panic,
+    reason = "a helper of tests says what it expects by panicking"
+)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

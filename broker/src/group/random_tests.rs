@@ -81,7 +81,7 @@ impl Run {
             Act::Heartbeat(client) => {
                 let Seat { id, generation, .. } = &self.seats[client];
                 let (id, generation) = (id.clone(), *generation);
-                drop(self.world.heartbeat(&id, generation));
+                let _ = self.world.heartbeat(&id, generation);
             }
             Act::Leave(client) => {
                 let id = self.seats[client].id.clone();

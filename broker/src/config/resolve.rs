@@ -1,0 +1,469 @@
+//! From what was written to what is meant: plain values, checked against each other.
+
+use super::raw::{Listener, Raw, Topics};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("`{key}`: `{value}` is not an address: write HOST:PORT, such as 127.0.0.1:9092")]
+    Address { key: String, value: String },
+    #[error("`{key}` is {value}, must be {allowed}")]
+    Range {
+        key: &'static str,
+        value: String,
+        allowed: &'static str,
+    },
+    #[error("two listeners are called `{0}`; give each a name of its own")]
+    ListenerTwice(String),
+    #[error(
+        "`{key}` listens on {address}, beyond this machine, and nobody who connects is asked who they are: \
+         anybody who reaches it can read, write and delete everything. Bind to 127.0.0.1, or say --insecure"
+    )]
+    Exposed { key: String, address: SocketAddr },
+    #[error(
+        "forming a cluster is not in this version: start without --seed (node.seeds), as a single broker"
+    )]
+    Seeds,
+}
+
+/// Settings as the broker uses them.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: NodeConfig,
+    pub kafka: KafkaConfig,
+    pub topics: Topics,
+    pub admin_addr: SocketAddr,
+    pub rpc_addr: SocketAddr,
+    pub group: GroupConfig,
+    pub storage: StorageConfig,
+    pub limits: LimitsConfig,
+    pub log_format: LogFormat,
+    pub log_level: String,
+    /// What will probably not work as wished, to be said at start.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub data_dir: PathBuf,
+    pub rack: Option<String>,
+    pub shutdown_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    pub name: String,
+    pub addr: SocketAddr,
+    /// Host and port that clients are told; `None`: what was bound.
+    pub advertise: Option<(String, u16)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    pub listeners: Vec<ListenerConfig>,
+    pub fetch_max_bytes: usize,
+    pub producer_id_expiration_ms: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    pub initial_rebalance_delay_ms: i64,
+    pub min_session_timeout_ms: i64,
+    pub max_session_timeout_ms: i64,
+    pub max_size: usize,
+    pub offsets_retention_ms: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct StorageConfig {
+    pub wal_budget_bytes: u64,
+    pub tail_budget_bytes: usize,
+    pub reserve_bytes: u64,
+    pub checkpoint_interval: Duration,
+    pub retention_check_interval: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub max_frame_bytes: usize,
+    pub in_flight_bytes: usize,
+    pub requests_in_flight: usize,
+    pub idle_timeout: Duration,
+    pub stalled_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl TryFrom<Raw> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: Raw) -> Result<Self, ConfigError> {
+        if !raw.node.seeds.is_empty() {
+            return Err(ConfigError::Seeds);
+        }
+        check_ranges(&raw)?;
+        let mut warnings = Vec::new();
+        let listeners = listeners(&raw, &mut warnings)?;
+        let admin_addr = guarded("admin.addr", &raw.admin.addr, raw.node.insecure)?;
+        let rpc_addr = guarded("rpc.addr", &raw.rpc.addr, raw.node.insecure)?;
+        let log_format = match raw.log.format.as_str() {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => {
+                return Err(ConfigError::Range {
+                    key: "log.format",
+                    value: format!("`{other}`"),
+                    allowed: "text or json",
+                });
+            }
+        };
+        let (n, k, g, s, l) = (raw.node, raw.kafka, raw.group, raw.storage, raw.limits);
+        Ok(Self {
+            node: NodeConfig {
+                data_dir: PathBuf::from(n.data_dir),
+                rack: Some(n.rack).filter(|r| !r.is_empty()),
+                shutdown_timeout: Duration::from_millis(n.shutdown_timeout_ms),
+            },
+            kafka: KafkaConfig {
+                listeners,
+                fetch_max_bytes: k.fetch_max_bytes,
+                producer_id_expiration_ms: k.producer_id_expiration_ms,
+            },
+            topics: raw.topics,
+            admin_addr,
+            rpc_addr,
+            group: GroupConfig {
+                initial_rebalance_delay_ms: g.initial_rebalance_delay_ms,
+                min_session_timeout_ms: g.min_session_timeout_ms,
+                max_session_timeout_ms: g.max_session_timeout_ms,
+                max_size: g.max_size,
+                offsets_retention_ms: g.offsets_retention_minutes * 60_000,
+            },
+            storage: StorageConfig {
+                wal_budget_bytes: s.wal_budget_bytes,
+                tail_budget_bytes: s.tail_budget_bytes,
+                reserve_bytes: s.reserve_bytes,
+                checkpoint_interval: Duration::from_millis(s.checkpoint_interval_ms),
+                retention_check_interval: Duration::from_millis(s.retention_check_interval_ms),
+            },
+            limits: LimitsConfig {
+                max_connections: l.max_connections,
+                max_connections_per_address: l.max_connections_per_address,
+                max_frame_bytes: l.max_frame_bytes,
+                in_flight_bytes: l.in_flight_bytes,
+                requests_in_flight: l.requests_in_flight,
+                idle_timeout: Duration::from_millis(l.idle_timeout_ms),
+                stalled_timeout: Duration::from_millis(l.stalled_timeout_ms),
+            },
+            log_format,
+            log_level: raw.log.level,
+            warnings,
+        })
+    }
+}
+
+fn check_ranges(raw: &Raw) -> Result<(), ConfigError> {
+    let (k, t, s, l, g) = (
+        &raw.kafka,
+        &raw.topics,
+        &raw.storage,
+        &raw.limits,
+        &raw.group,
+    );
+    let rules: [(&'static str, i128, bool, &'static str); 15] = [
+        (
+            "topics.default_partitions",
+            t.default_partitions.into(),
+            (1..=10_000).contains(&t.default_partitions),
+            "from 1 to 10000",
+        ),
+        (
+            "topics.default_replication_factor",
+            t.default_replication_factor.into(),
+            t.default_replication_factor == 1,
+            "1 on a single broker",
+        ),
+        (
+            "topics.offsets_partitions",
+            t.offsets_partitions.into(),
+            (1..=1_000).contains(&t.offsets_partitions),
+            "from 1 to 1000",
+        ),
+        (
+            "topics.max_message_bytes",
+            t.max_message_bytes as i128,
+            (1..=64 << 20).contains(&t.max_message_bytes),
+            "from 1 to 67108864",
+        ),
+        (
+            "topics.segment_bytes",
+            t.segment_bytes.into(),
+            (1 << 20..=1 << 30).contains(&t.segment_bytes),
+            "from 1048576 to 1073741824",
+        ),
+        (
+            "kafka.fetch_max_bytes",
+            k.fetch_max_bytes as i128,
+            k.fetch_max_bytes >= 1024,
+            "at least 1024",
+        ),
+        (
+            "kafka.producer_id_expiration_ms",
+            k.producer_id_expiration_ms.into(),
+            k.producer_id_expiration_ms >= 1,
+            "at least 1",
+        ),
+        (
+            "storage.wal_budget_bytes",
+            s.wal_budget_bytes.into(),
+            s.wal_budget_bytes >= 256 << 20,
+            "at least 268435456 (256 MiB)",
+        ),
+        (
+            "storage.tail_budget_bytes",
+            s.tail_budget_bytes as i128,
+            s.tail_budget_bytes >= 1 << 20,
+            "at least 1048576 (1 MiB)",
+        ),
+        (
+            "storage.checkpoint_interval_ms",
+            s.checkpoint_interval_ms.into(),
+            s.checkpoint_interval_ms >= 100,
+            "at least 100",
+        ),
+        (
+            "storage.retention_check_interval_ms",
+            s.retention_check_interval_ms.into(),
+            s.retention_check_interval_ms >= 100,
+            "at least 100",
+        ),
+        (
+            "limits.max_frame_bytes",
+            l.max_frame_bytes as i128,
+            (1024..=(1 << 30)).contains(&l.max_frame_bytes),
+            "from 1024 to 1073741824",
+        ),
+        (
+            "limits.in_flight_bytes",
+            l.in_flight_bytes as i128,
+            l.in_flight_bytes >= l.max_frame_bytes,
+            "at least limits.max_frame_bytes, or the largest frame could never arrive",
+        ),
+        (
+            "limits.requests_in_flight",
+            l.requests_in_flight as i128,
+            (1..=1_000).contains(&l.requests_in_flight),
+            "from 1 to 1000",
+        ),
+        (
+            "group.max_session_timeout_ms",
+            g.max_session_timeout_ms.into(),
+            g.max_session_timeout_ms >= g.min_session_timeout_ms,
+            "at least group.min_session_timeout_ms",
+        ),
+    ];
+    match rules.into_iter().find(|(_, _, holds, _)| !holds) {
+        Some((key, value, _, allowed)) => Err(ConfigError::Range {
+            key,
+            value: value.to_string(),
+            allowed,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn listeners(raw: &Raw, warnings: &mut Vec<String>) -> Result<Vec<ListenerConfig>, ConfigError> {
+    let short = [Listener {
+        name: "default".into(),
+        addr: raw.kafka.addr.clone(),
+        advertise: raw.kafka.advertise.clone(),
+    }];
+    let written = if raw.kafka.listeners.is_empty() {
+        &short[..]
+    } else {
+        &raw.kafka.listeners
+    };
+    let key_of = |name: &str, field: &str| {
+        if raw.kafka.listeners.is_empty() {
+            format!("kafka.{field}")
+        } else {
+            format!("kafka.listeners.{name}.{field}")
+        }
+    };
+    let mut names = BTreeSet::new();
+    let mut resolved = Vec::with_capacity(written.len());
+    for l in written {
+        if !names.insert(l.name.clone()) {
+            return Err(ConfigError::ListenerTwice(l.name.clone()));
+        }
+        let addr = guarded(&key_of(&l.name, "addr"), &l.addr, raw.node.insecure)?;
+        let advertise = Some(&l.advertise)
+            .filter(|a| !a.is_empty())
+            .map(|a| host_port(&key_of(&l.name, "advertise"), a))
+            .transpose()?;
+        warnings.extend(advertise_warning(&l.name, addr, advertise.as_ref()));
+        resolved.push(ListenerConfig {
+            name: l.name.clone(),
+            addr,
+            advertise,
+        });
+    }
+    Ok(resolved)
+}
+
+/// Says why clients will not find their way back, where that can be told from here.
+fn advertise_warning(
+    name: &str,
+    addr: SocketAddr,
+    advertise: Option<&(String, u16)>,
+) -> Option<String> {
+    let (host, beyond) = (advertise.map(|(h, _)| h.as_str()), !addr.ip().is_loopback());
+    let advertised_ip = host.and_then(|h| h.parse::<IpAddr>().ok());
+    let unspecified = advertised_ip.map_or(host.is_none() && addr.ip().is_unspecified(), |ip| {
+        ip.is_unspecified()
+    });
+    if unspecified {
+        return Some(format!(
+            "listener {name} advertises {}, which no other machine can connect to: set --advertise HOST:PORT to a name clients can reach",
+            advertised_ip.unwrap_or(addr.ip())
+        ));
+    }
+    let local = host == Some("localhost") || advertised_ip.is_some_and(|ip| ip.is_loopback());
+    (local && beyond).then(|| format!("listener {name} listens beyond this machine but advertises {}: clients elsewhere will connect to themselves", host.unwrap_or_default()))
+}
+
+fn host_port(key: &str, text: &str) -> Result<(String, u16), ConfigError> {
+    let wrong = || ConfigError::Address {
+        key: key.to_owned(),
+        value: text.to_owned(),
+    };
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        Err(wrong())
+    } else {
+        Ok((host.to_owned(), port))
+    }
+}
+
+fn guarded(key: &str, text: &str, insecure: bool) -> Result<SocketAddr, ConfigError> {
+    let wrong = || ConfigError::Address {
+        key: key.to_owned(),
+        value: text.to_owned(),
+    };
+    let address = text
+        .to_socket_addrs()
+        .map_err(|_| wrong())?
+        .next()
+        .ok_or_else(wrong)?;
+    if address.ip().is_loopback() || insecure {
+        Ok(address)
+    } else {
+        Err(ConfigError::Exposed {
+            key: key.to_owned(),
+            address,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Raw)) -> Result<Config, ConfigError> {
+        let mut raw = Raw::default();
+        change(&mut raw);
+        Config::try_from(raw)
+    }
+
+    #[test]
+    fn the_defaults_are_a_working_broker_on_loopback() {
+        let config = with(|_| {}).unwrap();
+        assert_eq!(
+            config.kafka.listeners[0].addr,
+            "127.0.0.1:9092".parse().unwrap()
+        );
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn listening_beyond_this_machine_needs_a_word() {
+        assert!(matches!(
+            with(|r| r.kafka.addr = "0.0.0.0:9092".into()),
+            Err(ConfigError::Exposed { .. })
+        ));
+        let config = with(|r| {
+            r.kafka.addr = "0.0.0.0:9092".into();
+            r.node.insecure = true;
+        })
+        .unwrap();
+        assert!(
+            config.warnings[0].contains("--advertise"),
+            "{:?}",
+            config.warnings
+        );
+    }
+
+    #[test]
+    fn an_advertised_address_that_cannot_work_is_said() {
+        let warned = |advertise: &str| {
+            let config = with(|r| {
+                r.kafka.addr = "0.0.0.0:9092".into();
+                r.kafka.advertise = advertise.into();
+                r.node.insecure = true;
+            })
+            .unwrap();
+            !config.warnings.is_empty()
+        };
+        assert!(warned("0.0.0.0:9092") && warned("localhost:9092") && warned("127.0.0.1:9092"));
+        assert!(!warned("logd.example.org:9092"));
+    }
+
+    #[test]
+    fn seeds_are_refused_and_not_ignored() {
+        assert_eq!(
+            with(|r| r.node.seeds = vec!["a:9645".into()]).unwrap_err(),
+            ConfigError::Seeds
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_with_the_range() {
+        let error = with(|r| r.topics.default_partitions = 0)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "`topics.default_partitions` is 0, must be from 1 to 10000"
+        );
+        assert!(with(|r| r.limits.in_flight_bytes = 1024).is_err());
+        assert!(with(|r| r.log.format = "xml".into()).is_err());
+        assert!(matches!(
+            with(|r| r.admin.addr = "nowhere".into()),
+            Err(ConfigError::Address { .. })
+        ));
+    }
+
+    #[test]
+    fn two_listeners_may_not_share_a_name() {
+        let l = |addr: &str| Listener {
+            name: "x".into(),
+            addr: addr.into(),
+            advertise: String::new(),
+        };
+        assert_eq!(
+            with(|r| r.kafka.listeners = vec![l("127.0.0.1:1"), l("127.0.0.1:2")]).unwrap_err(),
+            ConfigError::ListenerTwice("x".into())
+        );
+    }
+}
