@@ -12,6 +12,7 @@ use crate::metrics;
 use crate::partition::{Clock, Registry, Spec, keep_retention};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
 use crate::topic_config::TopicDefaults;
+use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, RecoveryProgress};
 use std::collections::BTreeMap;
 use std::io;
@@ -277,7 +278,7 @@ async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), S
                 bytes: p.bytes_replayed,
             })
         };
-        Disk::open(&path, options, &progress).map_err(|source| StartError::Disk {
+        Disk::open(Arc::new(RealFs), &path, options, &progress).map_err(|source| StartError::Disk {
             path,
             source: Box::new(source),
         })

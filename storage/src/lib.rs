@@ -2,11 +2,60 @@
 //!
 //! Promise: when a [`Done`] is called with `Ok`, what it stands for survives a power cut; what was
 //! never acknowledged may vanish, but is never served torn. It counts indexes, terms and records.
-//! Not here: Kafka's requests, Raft's rules, an async runtime, a clock.
+//! Not here: Kafka's requests, Raft's rules, an async runtime, a clock of its own.
 //!
-//! (contract of the door; the on-disk layout is drawn in bytes below by the owner of this crate)
+//! ```text
+//! DIR/
+//!   LOCK                     held while the directory is open
+//!   format                   "logd data directory, format 1"
+//!   disk                     who the disk is: id, starts, whether it was closed cleanly   (see `identity`)
+//!   checkpoint               all logs, and where in the write-ahead log to go on from     (see `checkpoint`)
+//!   wal/NUMBER.wal           groups of operations, 64 MiB each                            (see `wal`, `group`)
+//!   wal/NUMBER.spare         files to be used again
+//!   logs/TOPIC-PARTITION/    one log
+//!     OFFSET.ID.log          payloads, byte for byte what a fetch sends
+//!     OFFSET.ID.idx          one 64-byte row per entry                                    (see `ledger`)
+//!   trash/                   logs deleted, on their way out
+//! ```
+//! An entry is acknowledged when its group is in `wal/`; it is copied to its segment afterwards, and the
+//! group's file is used again when a checkpoint has synced the segment. All numbers are little-endian.
+
+mod checkpoint;
+mod codec;
+mod commit;
+mod copier;
+mod disk;
+mod engine;
+mod error;
+mod group;
+mod identity;
+mod ledger;
+mod log;
+mod mmap;
+mod open_files;
+mod read;
+mod recovery;
+pub mod retention;
+mod segment;
+mod state;
+mod stats;
+pub mod vfs;
+mod wal;
+
+pub use disk::{Disk, DiskOptions, Pump, RecoveryProgress, Space};
+pub use error::{
+    AppendError, CheckpointError, Damage, OpenError, OpenLogError, ReadError, WriteError,
+};
+pub use identity::DiskIdentity;
+pub use ledger::Row;
+pub use log::{Log, StateSource};
+pub use read::ReadPlan;
+pub use segment::SegmentInfo;
+pub use state::{Bounds, Captured, LogOptions, TermStart};
+pub use stats::{DiskStats, SYNC_BUCKETS_US};
 
 use bytes::Bytes;
+use std::fmt;
 use std::io;
 
 /// Which log: a topic's id and a partition's number. Directories are named by it.
@@ -14,6 +63,13 @@ use std::io;
 pub struct LogKey {
     pub topic: [u8; 16],
     pub partition: u32,
+}
+
+impl fmt::Display for LogKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.topic.iter().try_for_each(|b| write!(f, "{b:02x}"))?;
+        write!(f, "-{}", self.partition)
+    }
 }
 
 /// Where an entry stands in its log's history.
@@ -50,8 +106,3 @@ pub struct Entry {
 
 /// Called once, in order per log, from the committer's thread: keep it short.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send + 'static>;
-
-mod mmap;
-mod thin;
-pub mod vfs;
-pub use thin::*;

@@ -12,7 +12,7 @@ pub fn append(error: &AppendError) -> ErrorCode {
         AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
         // Retriable, and what Kafka's own log layer answers when a disk refuses a write.
         AppendError::DiskFull | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
-        AppendError::Unknown => ErrorCode::RequestTimedOut,
+        AppendError::Overloaded | AppendError::Unknown => ErrorCode::RequestTimedOut,
     }
 }
 

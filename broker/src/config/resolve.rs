@@ -225,8 +225,8 @@ fn check_ranges(raw: &Raw) -> Result<(), ConfigError> {
         (
             "storage.wal_budget_bytes",
             s.wal_budget_bytes.into(),
-            s.wal_budget_bytes >= 256 << 20,
-            "at least 268435456 (256 MiB)",
+            s.wal_budget_bytes >= 128 << 20,
+            "at least 134217728 (128 MiB)",
         ),
         (
             "storage.tail_budget_bytes",

@@ -106,7 +106,9 @@ fn append_error(error: partition::AppendError) -> AppendError {
         // Also after the proposal: then the entry may survive on another broker, and this broker
         // unloads its groups either way.
         partition::AppendError::NotLeader { .. } => AppendError::NotLeader,
-        partition::AppendError::DiskFull => AppendError::Unavailable,
+        partition::AppendError::DiskFull | partition::AppendError::Overloaded => {
+            AppendError::Unavailable
+        }
         partition::AppendError::Unknown
         | partition::AppendError::Stopped(_)
         // Our batches carry no sequence.

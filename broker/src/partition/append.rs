@@ -73,6 +73,8 @@ pub enum AppendError {
     },
     #[error("the disk has no room for more data: free space or shorten retention")]
     DiskFull,
+    #[error("the disk does not keep up; try again")]
+    Overloaded,
     #[error("the batch may or may not be committed")]
     Unknown,
     #[error("the partition has stopped: {0}")]
@@ -129,6 +131,7 @@ impl Partition {
         if !self.disk.space().accepting {
             return Err(AppendError::DiskFull);
         }
+        self.relieved().await?;
         self.queue_batch(batch).await
     }
 
@@ -142,6 +145,24 @@ impl Partition {
         batch: ValidBatch,
     ) -> Result<Appending, AppendError> {
         self.queue_batch(batch).await
+    }
+
+    /// Holds the caller back while more is staged than the disk keeps up with: its connection then reads no
+    /// more requests, and the client feels it.
+    async fn relieved(&self) -> Result<(), AppendError> {
+        if !self.disk.is_saturated() {
+            return Ok(());
+        }
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.disk.when_relieved(Box::new(move || {
+            // Whoever waited may have given up.
+            let _ = tell.send(());
+        }));
+        // A dropped sender means that the disk is gone; the proposal will say so.
+        match tokio::time::timeout(OUTCOME_DEADLINE, told).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(AppendError::Overloaded),
+        }
     }
 
     async fn queue_batch(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {

@@ -111,12 +111,10 @@ impl Partition {
         if plan.resident {
             return Ok(plan.slices);
         }
-        let warm = move || {
-            plan.warm();
-            plan.slices
-        };
-        tokio::task::spawn_blocking(warm)
-            .await
+        let warm = move || plan.warm().map(|()| plan.slices);
+        let warmed = tokio::task::spawn_blocking(warm).await;
+        warmed
+            .map_err(|e| ReadError::Storage(e.to_string()))?
             .map_err(|e| ReadError::Storage(e.to_string()))
     }
 

@@ -87,12 +87,19 @@ impl LogStore {
         })
     }
 
-    fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
-        let stored = self
-            .log
-            .entries(from, to, max_bytes)
-            .map_err(io::Error::other)?;
-        stored.into_iter().map(from_stored).collect()
+    /// Entries from memory at once; from a disk on a thread that may block.
+    async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
+        let log = self.log.clone();
+        let read = move || -> io::Result<Vec<RaftEntry>> {
+            let stored = log.entries(from, to, max_bytes).map_err(io::Error::other)?;
+            stored.into_iter().map(from_stored).collect()
+        };
+        if self.log.is_in_memory(from) {
+            return read();
+        }
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(io::Error::other)?
     }
 }
 
@@ -154,7 +161,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if from >= to {
             Ok(Vec::new())
         } else {
-            self.read(from, to, usize::MAX)
+            self.read(from, to, usize::MAX).await
         }
     }
 
@@ -163,7 +170,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<RaftEntry>, io::Error> {
-        self.read(start, end, READ_BYTES_MAX)
+        self.read(start, end, READ_BYTES_MAX).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<RaftVote>, io::Error> {

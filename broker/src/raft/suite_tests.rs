@@ -5,6 +5,7 @@ use super::log_store::LogStore;
 use super::state_machine::{Apply, Committed, Machine};
 use super::types::{TypeConfig, unstamped};
 use bytes::Bytes;
+use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, EntryId, LogKey, LogOptions};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -46,7 +47,13 @@ impl StoreBuilder<TypeConfig, LogStore, Machine<Counter>, (tempfile::TempDir, Di
     ) -> Result<((tempfile::TempDir, Disk), LogStore, Machine<Counter>), StorageError<TypeConfig>>
     {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(dir.path(), DiskOptions::default(), &|_| {}).unwrap();
+        let disk = Disk::open(
+            Arc::new(RealFs),
+            dir.path(),
+            DiskOptions::default(),
+            &|_| {},
+        )
+        .unwrap();
         let log = disk
             .open_log(
                 LogKey {

@@ -1,0 +1,364 @@
+//! The checkpoint: what every log is, and from where in the write-ahead log to go on.
+//!
+//! Promise: whatever the file says is in the segments has been synced before the file was. Operations
+//! up to a log's `last_op` are in its image, so replaying them again is skipped.
+//! Invariant: the position is taken first; then the images; then everything in them is waited for and
+//! synced; then the file replaces the older one; only then are write-ahead files used again. A failed sync is
+//! final: it is not tried again, because the second one would say success and have written nothing.
+
+use crate::LogKey;
+use crate::codec::{Put, Take, crc};
+use crate::disk::DiskInner;
+use crate::engine::{Engine, Gone};
+use crate::error::CheckpointError;
+use crate::identity::replace;
+use crate::log::LogInner;
+use crate::segment::{Origin, SegmentFile};
+use crate::state::{Captured, LogOptions, Segment, State, TermStart};
+use crate::wal::{self, Position};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub(crate) const FILE: &str = "checkpoint";
+const MAGIC: [u8; 8] = *b"logd.chk";
+const VERSION: u32 = 1;
+
+/// Write-ahead files kept for use again; more than these are given back.
+const SPARES_MAX: usize = 4;
+
+/// Syncs of segments in flight at once: enough to keep a disk busy, few enough to leave it to others.
+const SYNC_THREADS: usize = 4;
+
+fn put_state(put: &mut Put, s: &State) {
+    put.key(s.key);
+    put.option(s.purged, Put::id);
+    put.option(s.last, Put::id);
+    put.i64(s.start_offset);
+    put.i64(s.end_offset);
+    put.option(s.vote.as_ref(), |p, v| p.bytes(v));
+    put.option(s.captured.as_ref(), |p, c| {
+        p.id(c.applied);
+        p.bytes(&c.state);
+    });
+    put.list(&s.terms, |p, t| {
+        p.u64(t.term);
+        p.u64(t.index);
+        p.i64(t.offset);
+    });
+    let control: Vec<_> = s.control.iter().collect();
+    put.list(&control, |p, (index, bytes)| {
+        p.u64(**index);
+        p.bytes(bytes);
+    });
+    put.list(&s.segments, put_segment);
+    put.u64(s.last_op);
+}
+
+fn put_segment(put: &mut Put, s: &Segment) {
+    put.u64(s.file.id);
+    put.i64(s.file.base_offset);
+    put.u64(s.file.base_index);
+    put.u64(s.rows);
+    put.u64(s.bytes);
+    put.id(s.last);
+    put.i64(s.next_offset);
+    put.i64(s.max_timestamp);
+    put.i64(s.first_timestamp);
+    put.u8(u8::from(s.sealed));
+}
+
+fn take_segment(take: &mut Take, key: LogKey, engine: &Engine) -> Option<Segment> {
+    let (id, base_offset, base_index) = (take.u64()?, take.i64()?, take.u64()?);
+    let (rows, bytes) = (take.u64()?, take.u64()?);
+    let file: Arc<SegmentFile> = engine.segment(
+        key,
+        Origin {
+            id,
+            base_offset,
+            base_index,
+            rows,
+            bytes,
+        },
+    );
+    let (last, next_offset) = (take.id()?, take.i64()?);
+    let (max_timestamp, first_timestamp, sealed) = (take.i64()?, take.i64()?, take.u8()? != 0);
+    if sealed {
+        file.seal(rows);
+    }
+    Some(Segment {
+        file,
+        rows,
+        bytes,
+        last,
+        next_offset,
+        max_timestamp,
+        first_timestamp,
+        sealed,
+    })
+}
+
+fn take_state(take: &mut Take, engine: &Engine) -> Option<State> {
+    let mut s = State::new(take.key()?, LogOptions::default());
+    s.purged = take.option(Take::id)?;
+    s.last = take.option(Take::id)?;
+    s.durable = s.last;
+    s.start_offset = take.i64()?;
+    s.end_offset = take.i64()?;
+    s.vote = take.option(Take::bytes)?;
+    s.captured = take.option(|t| {
+        Some(Captured {
+            applied: t.id()?,
+            state: t.bytes()?,
+        })
+    })?;
+    s.terms = take.list(|t| {
+        Some(TermStart {
+            term: t.u64()?,
+            index: t.u64()?,
+            offset: t.i64()?,
+        })
+    })?;
+    s.control = take
+        .list(|t| Some((t.u64()?, t.bytes()?)))?
+        .into_iter()
+        .collect();
+    let key = s.key;
+    s.segments = take.list(|t| take_segment(t, key, engine))?;
+    s.last_op = take.u64()?;
+    s.unsaved = false;
+    Some(s)
+}
+
+/// The file's head, read before there is an engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub position: Position,
+    /// Operations up to this number are in the images or before them.
+    pub last_op: u64,
+    body: Bytes,
+}
+
+impl Head {
+    /// `None` if the bytes are not a checkpoint of this disk.
+    pub fn decode(bytes: &Bytes, disk: u128) -> Option<Head> {
+        let body = bytes.len().checked_sub(4)?;
+        let seed = disk_seed(disk);
+        if Take(bytes.slice(body..)).u32()? != crc(seed, &bytes[..body]) {
+            return None;
+        }
+        let mut take = Take(bytes.slice(..body));
+        if take.array::<8>()? != MAGIC || take.u32()? != VERSION {
+            return None;
+        }
+        let position = Position {
+            sequence: take.u64()?,
+            file: take.u64()?,
+            at: take.u64()?,
+        };
+        Some(Head {
+            position,
+            last_op: take.u64()?,
+            body: take.0,
+        })
+    }
+
+    /// The logs as they were.
+    pub fn logs(&self, engine: &Engine) -> Option<Vec<State>> {
+        let mut take = Take(self.body.clone());
+        let states = take.list(|t| take_state(t, engine))?;
+        take.is_empty().then_some(states)
+    }
+}
+
+fn disk_seed(disk: u128) -> u32 {
+    crc(0, &disk.to_le_bytes())
+}
+
+/// What one checkpoint found: bytes for the file, and whom to remind if it is not written.
+struct Images {
+    count: u32,
+    bytes: Vec<u8>,
+    saved: Vec<Arc<LogInner>>,
+    last_op: u64,
+}
+
+/// Takes a checkpoint now.
+pub(crate) fn take(disk: &DiskInner) -> Result<(), CheckpointError> {
+    let engine = &disk.engine;
+    refuse_if_gone(engine)?;
+    let position = *engine.position.lock();
+    let images = images(disk);
+    let outcome = settle(engine, images.last_op)
+        .and_then(|()| sync(engine))
+        .and_then(|()| write(engine, position, &images));
+    if outcome.is_err() {
+        images
+            .saved
+            .iter()
+            .for_each(|log| log.state.lock().unsaved = true);
+        return outcome;
+    }
+    let spares =
+        SPARES_MAX.min((engine.options.wal_budget_bytes / engine.options.wal_file_bytes) as usize);
+    let recycled = wal::recycle(&engine.wal_folder, &engine.shelf, position.file, spares);
+    recycled.map_err(|source| CheckpointError::Io {
+        what: "recycle the write-ahead log in",
+        path: engine.wal_folder.dir.clone(),
+        source,
+    })?;
+    engine
+        .stats
+        .wal_files
+        .store(engine.shelf.lock().used_files() as u64, Ordering::Relaxed);
+    engine.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
+    engine
+        .stats
+        .checkpoint_bytes
+        .fetch_add(images.bytes.len() as u64, Ordering::Relaxed);
+    engine.relieve();
+    Ok(())
+}
+
+fn refuse_if_gone(engine: &Engine) -> Result<(), CheckpointError> {
+    match (engine.poison_reason(), engine.is_closed()) {
+        (Some(reason), _) => Err(CheckpointError::Poisoned(reason)),
+        (None, true) => Err(CheckpointError::Closed),
+        (None, false) => Ok(()),
+    }
+}
+
+fn images(disk: &DiskInner) -> Images {
+    let logs: Vec<Arc<LogInner>> = disk.logs.lock().values().cloned().collect();
+    let mut put = Put::default();
+    let (mut count, mut saved) = (0, Vec::new());
+    for log in logs {
+        // Without any lock of ours: the owner takes its own.
+        let source = log.source.lock().clone();
+        let captured = if log.state.lock().unsaved {
+            source.and_then(|s| s.capture())
+        } else {
+            None
+        };
+        let mut state = log.state.lock();
+        if state.deleted {
+            continue;
+        }
+        let newer = |c: &Captured| {
+            state
+                .captured
+                .as_ref()
+                .is_none_or(|old| old.applied.index <= c.applied.index)
+        };
+        // What was applied may since have been truncated with the entry it stands on: then it is not ours to keep.
+        if let Some(captured) = captured.filter(newer)
+            && state
+                .last
+                .is_some_and(|last| captured.applied.index <= last.index)
+        {
+            state.captured = Some(captured);
+        }
+        put_state(&mut put, &state);
+        count += 1;
+        if state.unsaved {
+            state.unsaved = false;
+            drop(state);
+            saved.push(log);
+        }
+    }
+    Images {
+        count,
+        bytes: put.0,
+        saved,
+        last_op: disk.engine.queue.last_op(),
+    }
+}
+
+/// Waits until every operation in the images is durable and copied to its segment.
+fn settle(engine: &Engine, last_op: u64) -> Result<(), CheckpointError> {
+    let gone = |gone| match gone {
+        Gone::Poisoned => CheckpointError::Poisoned(engine.poison_reason().unwrap_or_default()),
+        Gone::Closed => CheckpointError::Closed,
+        Gone::NoSpace => CheckpointError::Stalled,
+    };
+    engine
+        .wait_until(|| engine.durable_op.load(Ordering::Acquire) >= last_op)
+        .map_err(gone)?;
+    // The committer hands copies on before it lets go of its lock.
+    drop(engine.committer.lock());
+    let pushed = engine.copies.pushed();
+    engine
+        .wait_until(|| engine.copies.done() >= pushed)
+        .map_err(gone)
+}
+
+fn sync(engine: &Engine) -> Result<(), CheckpointError> {
+    let segments = std::mem::take(&mut *engine.dirty.lock());
+    let dirs = std::mem::take(&mut *engine.dirty_dirs.lock());
+    let failed = parking_lot::Mutex::new(None);
+    let sync_all = |segments: &[Arc<SegmentFile>]| {
+        for segment in segments {
+            if let Err(e) = segment.sync() {
+                *failed.lock() = Some((segment.log_path.clone(), e));
+                return;
+            }
+        }
+    };
+    if engine.options.pump == crate::Pump::Manual {
+        sync_all(&segments);
+    } else {
+        let share = segments.len().div_ceil(SYNC_THREADS).max(1);
+        std::thread::scope(|scope| {
+            segments
+                .chunks(share)
+                .for_each(|some| drop(scope.spawn(|| sync_all(some))))
+        });
+    }
+    let dirs_failed = dirs
+        .iter()
+        .find_map(|dir| Some((dir.clone(), engine.fs.sync_dir(dir).err()?)));
+    let logs_dir = engine.root.join("logs");
+    let parent_failed = if dirs.is_empty() {
+        None
+    } else {
+        engine.fs.sync_dir(&logs_dir).err().map(|e| (logs_dir, e))
+    };
+    match failed.into_inner().or(dirs_failed).or(parent_failed) {
+        None => Ok(()),
+        Some((path, source)) => {
+            engine.poison(format!("syncing {}: {source}", path.display()));
+            Err(CheckpointError::Io {
+                what: "sync",
+                path,
+                source,
+            })
+        }
+    }
+}
+
+fn write(engine: &Engine, position: Position, images: &Images) -> Result<(), CheckpointError> {
+    let mut put = Put::default();
+    put.0.extend_from_slice(&MAGIC);
+    put.u32(VERSION);
+    put.u64(position.sequence);
+    put.u64(position.file);
+    put.u64(position.at);
+    put.u64(images.last_op);
+    put.u32(images.count);
+    put.0.extend_from_slice(&images.bytes);
+    let sum = crc(disk_seed(engine.identity.id), &put.0);
+    put.u32(sum);
+    replace(&engine.fs, &engine.root, FILE, &put.0).map_err(|source| {
+        if source.kind() != std::io::ErrorKind::StorageFull {
+            engine.poison(format!(
+                "writing the checkpoint in {}: {source}",
+                engine.root.display()
+            ));
+        }
+        CheckpointError::Io {
+            what: "write the checkpoint in",
+            path: engine.root.clone(),
+            source,
+        }
+    })
+}
