@@ -27,6 +27,9 @@ use tracing::{error, info, warn};
 /// Groups are looked at for expired offsets this often.
 const GROUP_EXPIRY_INTERVAL_MS: i64 = 10 * 60 * 1000;
 
+/// How long a start waits for its partitions to have leaders before it serves the others.
+const ELECTION_DEADLINE: Duration = Duration::from_secs(10);
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -132,6 +135,7 @@ impl Node {
             done,
         };
         reconciler.round(&cluster.view()).await;
+        wait_until_serving(&registry).await;
         tasks.spawn(reconciler.run());
         let clock: Clock = Arc::new(now_ms);
         tasks.spawn(keep_retention(
@@ -206,6 +210,24 @@ impl Node {
             }
             Err(error) => error!(%error, "closing the disk ended badly; the next start recovers"),
         }
+    }
+}
+
+/// Elections of groups that are alone take milliseconds; clients that come first should find leaders.
+async fn wait_until_serving(registry: &Registry) {
+    let all = registry.all();
+    let serving = async {
+        for partition in &all {
+            if let Err(error) = partition.serving(ELECTION_DEADLINE).await {
+                warn!(topic = partition.topic(), partition = partition.index(), %error, "a partition does not serve yet");
+            }
+        }
+    };
+    if tokio::time::timeout(ELECTION_DEADLINE, serving)
+        .await
+        .is_err()
+    {
+        warn!("some partitions do not serve yet; requests for them are answered so");
     }
 }
 
@@ -443,6 +465,7 @@ fn sample(cluster: &Arc<Cluster>, registry: &Arc<Registry>, disk: &Disk) -> metr
             now.producers += partition.producers();
             now.log_bytes += partition.size_bytes();
         }
+        now.failed += registry.failures();
         metrics::set_partitions(now);
         let space = disk.space();
         metrics::set_disk(

@@ -138,8 +138,11 @@ impl Services {
         if !usize::try_from(index).is_ok_and(|i| i < partitions) {
             return Err(ErrorCode::UnknownTopicOrPartition);
         }
-        self.partitions
-            .get(topic, index)
-            .ok_or(ErrorCode::NotLeaderOrFollower)
+        self.partitions.get(topic, index).ok_or_else(|| {
+            match self.partitions.failure(topic, index) {
+                Some(_) => ErrorCode::KafkaStorageError,
+                None => ErrorCode::NotLeaderOrFollower,
+            }
+        })
     }
 }

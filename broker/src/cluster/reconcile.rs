@@ -139,16 +139,25 @@ impl Reconciler {
         clean
     }
 
-    fn opened(
-        &self,
-        result: Option<Result<Option<Arc<Partition>>, tokio::task::JoinError>>,
-    ) -> bool {
+    fn opened(&self, result: Option<Result<Opened, tokio::task::JoinError>>) -> bool {
         match result {
-            Some(Ok(Some(partition))) => {
+            Some(Ok(Ok(partition))) => {
                 self.registry.insert(partition);
                 true
             }
-            Some(Ok(None)) => false,
+            Some(Ok(Err(Unopened { topic, index, why }))) => {
+                // Said once: it is tried again every few seconds.
+                if self.registry.failure(&topic.1, index).as_ref() != Some(&why) {
+                    error!(
+                        topic = topic.0,
+                        partition = index,
+                        why,
+                        "a partition cannot be opened; it serves nothing"
+                    );
+                }
+                self.registry.fail(topic.1, index, why);
+                false
+            }
             Some(Err(error)) => {
                 error!(%error, "opening a partition panicked");
                 false
@@ -197,26 +206,28 @@ impl Reconciler {
     }
 }
 
-async fn open(spec: Spec, disk: Disk) -> Option<Arc<Partition>> {
-    let (topic, index) = (spec.topic.clone(), spec.index);
+type Opened = Result<Arc<Partition>, Unopened>;
+
+/// A partition that cannot be opened, and why.
+struct Unopened {
+    topic: (String, Uuid),
+    index: i32,
+    why: String,
+}
+
+async fn open(spec: Spec, disk: Disk) -> Opened {
+    let (topic, index) = ((spec.topic.clone(), spec.topic_id), spec.index);
     let key = LogKey {
         topic: spec.topic_id.to_bytes(),
         partition: spec.index as u32,
     };
-    let log = match disk.open_log(key, spec.config.log_options()) {
-        Ok(log) => log,
-        Err(error) => {
-            error!(topic, partition = index, %error, "a partition's files cannot be opened; it serves nothing");
-            return None;
-        }
+    let opened = match disk.open_log(key, spec.config.log_options()) {
+        Ok(log) => Partition::open(spec, disk, log)
+            .await
+            .map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
     };
-    match Partition::open(spec, disk, log).await {
-        Ok(partition) => Some(partition),
-        Err(error) => {
-            error!(topic, partition = index, %error, "a partition's group does not start; it serves nothing");
-            None
-        }
-    }
+    opened.map_err(|why| Unopened { topic, index, why })
 }
 
 #[cfg(test)]

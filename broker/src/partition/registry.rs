@@ -9,6 +9,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Registry {
     by_key: RwLock<HashMap<(Uuid, i32), Arc<Partition>>>,
+    /// Partitions that should be here and cannot be opened, and why.
+    failed: RwLock<HashMap<(Uuid, i32), String>>,
 }
 
 impl Registry {
@@ -28,13 +30,27 @@ impl Registry {
         self.by_key.read().is_empty()
     }
 
+    /// Why a partition that belongs here is not: its files are damaged, most likely.
+    pub fn failure(&self, topic: &Uuid, index: i32) -> Option<String> {
+        self.failed.read().get(&(*topic, index)).cloned()
+    }
+
+    pub fn fail(&self, topic: Uuid, index: i32, why: String) {
+        self.failed.write().insert((topic, index), why);
+    }
+
+    pub fn failures(&self) -> usize {
+        self.failed.read().len()
+    }
+
     pub fn insert(&self, partition: Arc<Partition>) {
-        self.by_key
-            .write()
-            .insert((partition.topic_id(), partition.index()), partition);
+        let key = (partition.topic_id(), partition.index());
+        self.failed.write().remove(&key);
+        self.by_key.write().insert(key, partition);
     }
 
     pub fn remove(&self, topic: &Uuid, index: i32) -> Option<Arc<Partition>> {
+        self.failed.write().remove(&(*topic, index));
         self.by_key.write().remove(&(*topic, index))
     }
 }
