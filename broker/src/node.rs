@@ -149,7 +149,9 @@ impl Node {
             disk_incarnation: disk.identity().id,
         };
         spawn_rpc(rpc, me, &stop, &mut tasks);
+        tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
+        tasks.spawn(groups.clone().keep_counted());
         let sampling = sample(&cluster, &registry, &disk);
         let server = serve(&config, listeners, &cluster, &registry, groups);
         health.set(Phase::Ready);
@@ -317,6 +319,7 @@ async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), S
     );
     let (tell, failed) = watch::channel(None);
     let health = health.clone();
+    disk.on_sync(Box::new(metrics::storage_synced));
     disk.on_fatal(Box::new(move |why| {
         health.set(Phase::Failed);
         tell.send_replace(Some(why.to_owned()));

@@ -131,3 +131,45 @@ fn an_idempotent_producer_goes_on_through_a_kill_9_without_a_duplicate() {
         .expect("everything is acknowledged");
     assert_complete(&consume(&broker, "once", "readers", 3_000), 0..3_000);
 }
+
+/// The value of a series, by its whole name with labels.
+fn metric(page: &str, series: &str) -> f64 {
+    let line = page
+        .lines()
+        .find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
+    let value = line.unwrap_or_else(|| panic!("no {series} in\n{page}"));
+    value.trim().parse().expect("a number")
+}
+
+#[test]
+fn what_happens_is_counted_where_it_happens() {
+    let broker = Broker::start_with(&[("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")]);
+    produce(&broker, "orders", 0..500, "none");
+    consume(&broker, "orders", "readers", 500);
+    let page = broker.get("/metrics");
+    for series in [
+        r#"logd_kafka_requests_total{api="Produce"}"#,
+        r#"logd_kafka_request_duration_seconds_count{api="Fetch"}"#,
+        r#"logd_kafka_bytes_total{direction="in"}"#,
+        r#"logd_kafka_bytes_total{direction="out"}"#,
+        r#"logd_produce_stage_seconds_count{stage="validate"}"#,
+        r#"logd_produce_stage_seconds_count{stage="queue"}"#,
+        r#"logd_produce_stage_seconds_count{stage="commit"}"#,
+        r#"logd_produce_stage_seconds_count{stage="respond"}"#,
+        "logd_raft_proposals_total",
+        "logd_raft_commit_seconds_count",
+        "logd_raft_elections_total",
+        "logd_storage_commit_seconds_count",
+        "logd_storage_sync_seconds_count",
+        "logd_storage_commits_total",
+        "logd_storage_commit_bytes_total",
+        "logd_group_rebalances_total",
+        "logd_partitions_leading",
+    ] {
+        assert!(metric(&page, series) > 0.0, "{series} counts");
+    }
+    assert_eq!(
+        metric(&page, r#"logd_topic_records_total{topic="orders"}"#),
+        500.0
+    );
+}

@@ -215,9 +215,11 @@ impl Committer {
         }
         let payload: usize = staged.iter().map(|s| s.operation.payload_len()).sum();
         let count = staged.len() as u64;
-        engine
-            .stats
-            .synced(began.elapsed(), count, payload as u64, len as u64);
+        let took = began.elapsed();
+        engine.stats.synced(took, count, payload as u64, len as u64);
+        if let Some(tell) = engine.on_sync.get() {
+            tell(took, len as u64);
+        }
         self.buffer.shrink(GROUP_BYTES_MAX);
         *engine.position.lock() = self.wal.position();
         engine

@@ -300,6 +300,14 @@ impl Disk {
         self.0.engine.set_on_fatal(f);
     }
 
+    /// Is called after each group's synchronous write, on the committer's thread, with its time and its bytes
+    /// (padding included): be quick. The first caller wins.
+    pub fn on_sync(&self, f: Box<dyn Fn(std::time::Duration, u64) + Send + Sync>) {
+        if self.0.engine.on_sync.set(f).is_err() {
+            tracing::warn!("a second observer of syncs is ignored");
+        }
+    }
+
     /// Finishes what is queued, takes a checkpoint, and marks that the end was in order.
     ///
     /// # Errors

@@ -18,8 +18,8 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tracing::error;
 
@@ -27,6 +27,8 @@ use tracing::error;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(crate) type OnFatal = Box<dyn Fn(&str) + Send + Sync>;
+/// Told the time of each group's write and its bytes, padding included.
+pub(crate) type OnSync = Box<dyn Fn(Duration, u64) + Send + Sync>;
 type Relief = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Engine {
@@ -58,6 +60,7 @@ pub(crate) struct Engine {
     fault: Mutex<Option<String>>,
     poisoned: AtomicBool,
     on_fatal: Mutex<Option<OnFatal>>,
+    pub on_sync: OnceLock<OnSync>,
     relief: Mutex<Vec<Relief>>,
     progress: Mutex<()>,
     moved: Condvar,
@@ -127,6 +130,7 @@ impl Engine {
             fault: Mutex::default(),
             poisoned: AtomicBool::new(false),
             on_fatal: Mutex::default(),
+            on_sync: OnceLock::new(),
             relief: Mutex::default(),
             progress: Mutex::default(),
             moved: Condvar::new(),

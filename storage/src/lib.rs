@@ -52,7 +52,7 @@ pub use log::{Log, StateSource};
 pub use read::ReadPlan;
 pub use segment::SegmentInfo;
 pub use state::{Bounds, Captured, LogOptions, TermStart};
-pub use stats::{DiskStats, SYNC_BUCKETS_US};
+pub use stats::DiskStats;
 
 use bytes::Bytes;
 use std::fmt;

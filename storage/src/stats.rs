@@ -3,11 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the sync histogram's buckets; one more counts what is above.
-pub const SYNC_BUCKETS_US: [u64; 12] = [
-    50, 100, 150, 200, 300, 500, 1_000, 2_000, 5_000, 20_000, 100_000, 1_000_000,
-];
-
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     pub groups: AtomicU64,
@@ -19,7 +14,6 @@ pub(crate) struct Stats {
     pub checkpoints: AtomicU64,
     pub checkpoint_bytes: AtomicU64,
     sync_ns: AtomicU64,
-    sync_buckets: [AtomicU64; SYNC_BUCKETS_US.len() + 1],
 }
 
 /// Counters since the start, and what is held now.
@@ -28,8 +22,6 @@ pub struct DiskStats {
     /// Groups written, each with one sync.
     pub syncs: u64,
     pub sync_seconds: f64,
-    /// Groups by the time their write took; bounds in [`SYNC_BUCKETS_US`], the last one is above all.
-    pub sync_buckets: Vec<u64>,
     /// Entries, votes and the like in those groups.
     pub operations: u64,
     pub payload_bytes: u64,
@@ -48,10 +40,7 @@ pub struct DiskStats {
 
 impl Stats {
     pub fn synced(&self, took: Duration, operations: u64, payload_bytes: u64, wal_bytes: u64) {
-        let us = took.as_micros() as u64;
-        let bucket = SYNC_BUCKETS_US.partition_point(|bound| *bound < us);
         for (counter, by) in [
-            (&self.sync_buckets[bucket], 1),
             (&self.sync_ns, took.as_nanos() as u64),
             (&self.groups, 1),
             (&self.operations, operations),
@@ -67,7 +56,6 @@ impl Stats {
         DiskStats {
             syncs: get(&self.groups),
             sync_seconds: get(&self.sync_ns) as f64 / 1e9,
-            sync_buckets: self.sync_buckets.iter().map(get).collect(),
             operations: get(&self.operations),
             payload_bytes: get(&self.payload_bytes),
             wal_bytes: get(&self.wal_bytes),

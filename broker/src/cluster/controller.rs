@@ -17,13 +17,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 /// The metadata log's directory name: Kafka reserves the id 1 for it.
 const METADATA_TOPIC: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// How long a start waits for the metadata group, and a proposal for its answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often the metadata group's log is cut behind its snapshot.
+const COMPACT_EVERY: Duration = Duration::from_secs(60);
 
 /// What this broker says of itself.
 #[derive(Debug, Clone)]
@@ -323,6 +326,16 @@ impl Cluster {
     /// If the group has stopped.
     pub async fn compact(&self) -> Result<(), ProposeError> {
         self.group.compact().await
+    }
+
+    /// Keeps the metadata group's log short until it is dropped.
+    pub async fn keep_compact(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(COMPACT_EVERY).await;
+            if let Err(error) = self.compact().await {
+                warn!(%error, "compacting the metadata put off");
+            }
+        }
     }
 
     /// Why the metadata group stopped for good, if it did.

@@ -231,7 +231,7 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: "text".into(),
-            level: "info,openraft=warn".into(),
+            level: "info,openraft=error".into(),
         }
     }
 }

@@ -193,7 +193,7 @@ impl Group {
         let gone = self.expired_offsets(now);
         let nobody = matches!(self.phase, Phase::Empty) && self.pending.is_empty();
         if nobody && self.writing.is_none() && gone == self.offsets.all() && !self.is_vacant() {
-            out.log(format!("group {} has expired", self.id));
+            out.log("expired".into());
             self.write_end(None, out);
         } else {
             self.forget_offsets(gone, out);

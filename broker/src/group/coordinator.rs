@@ -15,9 +15,11 @@ use logd_proto::offsets_topic::partition_of;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::metrics;
+
 use super::event::{Event, Millis, Name, Refusal, Ticket};
 use super::log::OffsetsTopic;
-use super::state::Limits;
+use super::state::{Group, Limits};
 use super::worker::{Listed, Message, Worker};
 
 /// Requests that wait for one partition's groups. More than the connections that matter send at
@@ -26,6 +28,9 @@ const MAILBOX_MAX: usize = 1024;
 
 /// How long a request waits for room before the client is asked to come again.
 const ROOM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often groups are counted for metrics: their owners are tasks, which a scrape must not wait for.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 
 /// What the coordinator is told once, at the start.
 #[derive(Clone)]
@@ -160,6 +165,19 @@ impl Coordinator {
             {
                 // Their ids no longer match, so they are not served; retention removes them.
                 tracing::warn!("offsets of deleted topics stay until they expire");
+            }
+        }
+    }
+
+    /// Keeps the gauges of groups and members true to within [`COUNT_EVERY`], until it is dropped.
+    pub async fn keep_counted(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(COUNT_EVERY).await;
+            // While groups are loaded, the last count stands.
+            if let Ok(groups) = self.list().await {
+                let of_state = |state| groups.iter().filter(|g| g.state == state).count();
+                let by_state = Group::STATE_NAMES.map(|state| (state, of_state(state)));
+                metrics::set_groups(&by_state, groups.iter().map(|g| g.members).sum());
             }
         }
     }

@@ -434,6 +434,6 @@ pub enum Effect {
         /// To appear in one batch.
         records: Vec<Record>,
     },
-    /// Tell the operator.
+    /// Tell the operator what the group does.
     Log(String),
 }

@@ -224,10 +224,7 @@ impl Group {
             out.reply(ticket.accept(Err(Refusal::FencedInstance)));
         }
         if let Some(instance) = &member.instance_id {
-            out.log(format!(
-                "group {}: {new_id} replaces {old_id} as {instance}",
-                self.id
-            ));
+            out.log(format!("{new_id} replaces {old_id} as {instance}"));
             self.statics.insert(instance.clone(), new_id.clone());
         }
         if self.leader.as_ref() == Some(old_id) {

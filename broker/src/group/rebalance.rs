@@ -78,8 +78,8 @@ impl Group {
         self.dismiss_syncs(now, Refusal::RebalanceInProgress, out);
         self.sync_deadline = None;
         out.log(format!(
-            "group {} rebalances after generation {}: {reason}",
-            self.id, self.generation
+            "rebalances after generation {}: {reason}",
+            self.generation
         ));
         let timeout = self.rebalance_timeout();
         if matches!(self.phase, Phase::Empty) {
@@ -181,10 +181,7 @@ impl Group {
             .map(|member| member.id.clone())
             .collect();
         for id in absent {
-            out.log(format!(
-                "group {}: member {id} did not rejoin in time",
-                self.id
-            ));
+            out.log(format!("member {id} did not rejoin in time"));
             self.remove_member(&id, out);
         }
     }
@@ -287,10 +284,7 @@ impl Group {
                 self.protocol = None;
                 self.leader = None;
                 self.state_since = Some(since);
-                out.log(format!(
-                    "group {} is empty at generation {generation}",
-                    self.id
-                ));
+                out.log(format!("empty at generation {generation}"));
                 if let Some((ticket, verdicts)) = leaver {
                     out.reply(ticket.accept(Ok(verdicts)));
                 }
@@ -299,7 +293,7 @@ impl Group {
             Change::Replacement(replacement) => self.replace(now, *replacement, out),
             Change::Deleted(ticket) => {
                 self.forget();
-                out.log(format!("group {} is deleted", self.id));
+                out.log("deleted".into());
                 if let Some(ticket) = ticket {
                     out.reply(ticket.accept(Ok(())));
                 }
@@ -311,8 +305,7 @@ impl Group {
         self.generation = generation;
         self.state_since = Some(since);
         out.log(format!(
-            "group {} begins generation {generation} with {} member(s), protocol {}",
-            self.id,
+            "begins generation {generation} with {} member(s), protocol {}",
             self.members.len(),
             self.protocol.as_deref().unwrap_or("none"),
         ));
@@ -375,10 +368,7 @@ impl Group {
             WriteError::Unavailable => Refusal::NotAvailable,
             WriteError::TooLarge => Refusal::GroupTooLarge,
         };
-        out.log(format!(
-            "group {}: a change was not written: {why}",
-            self.id
-        ));
+        out.log(format!("a change was not written: {why}"));
         match change {
             Change::Generation { .. } => self.send_joiners_back(now, refusal, out),
             Change::Emptied { leaver, .. } => {

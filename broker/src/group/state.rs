@@ -305,6 +305,11 @@ impl Group {
         &self.id
     }
 
+    /// Members of this generation, and those who come to the next.
+    pub fn members_count(&self) -> usize {
+        self.members.len()
+    }
+
     /// One of Kafka's names for a group's state.
     pub fn state_name(&self) -> &'static str {
         match self.phase {
@@ -314,6 +319,14 @@ impl Group {
             Phase::Stable => "Stable",
         }
     }
+
+    /// Every name that [`Group::state_name`] may give.
+    pub const STATE_NAMES: [&'static str; 4] = [
+        "Empty",
+        "PreparingRebalance",
+        "CompletingRebalance",
+        "Stable",
+    ];
 
     /// Such as `consumer`; `None` for a group that only stores offsets.
     pub fn protocol_type(&self) -> Option<&Name> {

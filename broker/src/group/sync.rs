@@ -85,10 +85,7 @@ impl Group {
         }
         self.phase = Phase::Stable;
         self.state_since = Some(since);
-        out.log(format!(
-            "group {} is stable at generation {}",
-            self.id, self.generation
-        ));
+        out.log(format!("stable at generation {}", self.generation));
         let ids: Vec<Name> = self.members.keys().cloned().collect();
         for id in ids {
             let ticket = self

@@ -18,6 +18,8 @@ use logd_proto::record_batch::{BatchBuilder, BuildError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::metrics;
+
 use super::codec::{self, Encoded};
 use super::coordinator::Settings;
 use super::event::{Effect, Event, Millis, Name, Refusal, Ticket, Token, WriteError};
@@ -55,6 +57,8 @@ pub struct Listed {
     pub protocol_type: Name,
     /// One of Kafka's state names.
     pub state: &'static str,
+    /// How many members it has.
+    pub members: usize,
 }
 
 /// What a worker is told.
@@ -336,6 +340,7 @@ impl<'a> Desk<'a> {
                 id: group.id().clone(),
                 protocol_type: group.protocol_type().cloned().unwrap_or_default(),
                 state: group.state_name(),
+                members: group.members_count(),
             })
             .collect()
     }
@@ -348,7 +353,12 @@ impl<'a> Desk<'a> {
             .groups
             .entry(id.clone())
             .or_insert_with(|| Group::new(id.clone(), limits));
-        for effect in group.step(now, event) {
+        let generation = group.generation();
+        let effects = group.step(now, event);
+        if group.generation() > generation {
+            metrics::group_rebalanced();
+        }
+        for effect in effects {
             match effect {
                 Effect::Reply(reply) => reply.send(),
                 Effect::Persist { token, records } => self.waiting.push(Write {
@@ -359,7 +369,9 @@ impl<'a> Desk<'a> {
                         .map(|record| codec::encode(id, record))
                         .collect(),
                 }),
-                Effect::Log(line) => tracing::info!("{line}"),
+                Effect::Log(line) => {
+                    tracing::info!(group = %id, partition = self.worker.index, "{line}")
+                }
             }
         }
         if group.is_vacant() {

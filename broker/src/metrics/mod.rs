@@ -50,7 +50,7 @@ pub enum Stage {
     Queue,
     /// Until it is durable on a majority and applied.
     Commit,
-    /// From there to the answer's bytes.
+    /// Encoding the answer, and waiting until earlier answers of its connection are out.
     Respond,
 }
 

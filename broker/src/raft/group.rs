@@ -7,6 +7,7 @@ use super::log_store::LogStore;
 use super::network::NoPeers;
 use super::state_machine::{Apply, Machine};
 use super::types::{Outcome, Proposal, RaftVote, ReplicaId, Stamp, TypeConfig};
+use crate::metrics;
 use logd_storage::Log;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason};
@@ -20,7 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What a group needs to open.
@@ -99,6 +100,9 @@ impl RoleCell {
 
     pub fn term_began(&self, term: u64) {
         self.began.fetch_max(term, Ordering::Release);
+        if self.role().serving {
+            metrics::raft_elected();
+        }
         self.changed.send_replace(());
     }
 
@@ -221,6 +225,7 @@ impl<A: Apply> Group<A> {
             .client_write_ff(proposal, Some(reply))
             .await
             .map_err(|e| ProposeError::Stopped(e.to_string()))?;
+        metrics::raft_proposed();
         Ok(Pending(answer))
     }
 
@@ -291,18 +296,23 @@ fn config(spec: &GroupSpec) -> Result<Arc<Config>, String> {
 
 /// Where a proposal's outcome goes. Unlike openraft's own, it does not mind that nobody waits any
 /// more: a client may go away.
-pub struct Reply<T>(oneshot::Sender<T>);
+pub struct Reply<T> {
+    to: oneshot::Sender<T>,
+    proposed: Instant,
+}
 
 impl<T> Reply<T> {
     fn pair() -> (Self, oneshot::Receiver<T>) {
         let (tx, rx) = oneshot::channel();
-        (Self(tx), rx)
+        let proposed = Instant::now();
+        (Self { to: tx, proposed }, rx)
     }
 }
 
 impl<T: Send + 'static> Responder<TypeConfig, T> for Reply<T> {
     fn on_complete(self, result: T) {
-        let _ = self.0.send(result);
+        metrics::raft_committed(self.proposed.elapsed());
+        let _ = self.to.send(result);
     }
 }
 

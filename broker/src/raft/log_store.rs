@@ -11,6 +11,7 @@ use super::types::{
     ControlKind, EntryKind, LogId, Payload, Proposal, RaftEntry, RaftVote, Stamp, TypeConfig,
     log_id,
 };
+use crate::metrics;
 use bytes::Bytes;
 use logd_storage::{Entry, EntryId, Kind, Log};
 use openraft::entry::RaftEntry as _;
@@ -20,6 +21,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
+use std::time::Instant;
 
 const BLANK: u8 = 0;
 const MEMBERSHIP: u8 = 1;
@@ -232,11 +234,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             end_offset += i64::from(entry.records);
             stored.push(entry);
         }
+        let begun = Instant::now();
+        let done = move |result| {
+            metrics::storage_committed(begun.elapsed());
+            callback.io_completed(result);
+        };
         self.log
-            .append(
-                stored,
-                Box::new(move |result| callback.io_completed(result)),
-            )
+            .append(stored, Box::new(done))
             .map_err(io::Error::other)
     }
 

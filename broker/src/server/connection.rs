@@ -69,7 +69,14 @@ enum Ended {
     Io(#[from] io::Error),
 }
 
-type InFlight = Pin<Box<dyn Future<Output = Result<Option<Vec<Bytes>>, Ended>> + Send>>;
+/// An encoded answer, which may have to wait for its turn.
+struct Ready {
+    chunks: Vec<Bytes>,
+    /// When a produce's fate was settled.
+    settled: Option<Instant>,
+}
+
+type InFlight = Pin<Box<dyn Future<Output = Result<Option<Ready>, Ended>> + Send>>;
 
 /// What of a frame has arrived.
 struct Inbox {
@@ -250,6 +257,7 @@ where
                 match inbox.next(bounds.frame_bytes_max) {
                     Ok(Some((frame, held))) => {
                         progress = Instant::now();
+                        metrics::bytes_received(SIZE_BYTES + frame.len());
                         match take(&*handler, peer, &listener, frame, held).await {
                             Ok(answer) => in_flight.push_back(answer),
                             Err(ended) => return ended,
@@ -274,9 +282,12 @@ where
                     Err(e) => return e.into(),
                 },
                 Some(answer) = in_flight.next(), if !in_flight.is_empty() => match answer {
-                    Ok(Some(chunks)) => {
+                    Ok(Some(ready)) => {
                         progress = Instant::now();
-                        outbox.push(chunks);
+                        if let Some(settled) = ready.settled {
+                            metrics::produce_stage(metrics::Stage::Respond, progress - settled);
+                        }
+                        outbox.push(ready.chunks);
                     }
                     Ok(None) => {}
                     Err(ended) => return ended,
@@ -306,8 +317,11 @@ async fn take<H: Handler>(
             correlation_id,
             ..
         }) => {
-            let frame = unsupported_api_versions(correlation_id)?;
-            return Ok(Box::pin(std::future::ready(Ok(Some(frame.into_chunks())))));
+            let ready = Ready {
+                chunks: unsupported_api_versions(correlation_id)?.into_chunks(),
+                settled: None,
+            };
+            return Ok(Box::pin(std::future::ready(Ok(Some(ready)))));
         }
         other => other?,
     };
@@ -335,9 +349,10 @@ async fn take<H: Handler>(
         }
         drop(held);
         match answer {
-            Answer::Respond(response) => Ok(Some(
-                response.encode(version, correlation_id)?.into_chunks(),
-            )),
+            Answer::Respond(response) => Ok(Some(Ready {
+                settled: (api == ApiKey::Produce).then(Instant::now),
+                chunks: response.encode(version, correlation_id)?.into_chunks(),
+            })),
             Answer::Nothing => Ok(None),
             Answer::Close => Err(Ended::Refused),
         }

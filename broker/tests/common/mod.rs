@@ -107,6 +107,17 @@ impl Broker {
         self.process.try_wait().expect("its state").is_none()
     }
 
+    /// One page of the admin port.
+    pub fn get(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(self.admin).expect("the admin port accepts");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: logd\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).expect("sent");
+        let mut page = String::new();
+        socket.read_to_string(&mut page).expect("a page");
+        page
+    }
+
     pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.kafka)
             .await
