@@ -21,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! The request path, in the order of the modules: [`Connection`](connection) speaks to one broker,
-//! [`Cluster`](cluster) knows them all and tries again, the others say what they want of it.
+//! The request path, in the order of the modules: `connection` speaks to one broker,
+//! `cluster` knows them all and tries again, the others say what they want of it.
 //!
 //! Invariants: every wait has a deadline, except the one for records; every buffer has a bound; no
 //! answer of a broker makes the client panic.
