@@ -17,6 +17,8 @@ use crate::segment::{Origin, SegmentFile};
 use crate::state::{Captured, LogOptions, Segment, State, TermStart};
 use crate::wal::{self, Position};
 use bytes::Bytes;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -190,7 +192,7 @@ pub(crate) fn take(disk: &DiskInner) -> Result<(), CheckpointError> {
     let position = *engine.position.lock();
     let images = images(disk);
     let outcome = settle(engine, images.last_op)
-        .and_then(|()| sync(engine))
+        .and_then(|()| sync(disk))
         .and_then(|()| write(engine, position, &images));
     if outcome.is_err() {
         images
@@ -292,7 +294,8 @@ fn settle(engine: &Engine, last_op: u64) -> Result<(), CheckpointError> {
         .map_err(gone)
 }
 
-fn sync(engine: &Engine) -> Result<(), CheckpointError> {
+fn sync(disk: &DiskInner) -> Result<(), CheckpointError> {
+    let engine = &disk.engine;
     let segments = std::mem::take(&mut *engine.dirty.lock());
     let dirs = std::mem::take(&mut *engine.dirty_dirs.lock());
     let failed = parking_lot::Mutex::new(None);
@@ -314,9 +317,7 @@ fn sync(engine: &Engine) -> Result<(), CheckpointError> {
                 .for_each(|some| drop(scope.spawn(|| sync_all(some))))
         });
     }
-    let dirs_failed = dirs
-        .iter()
-        .find_map(|dir| Some((dir.clone(), engine.fs.sync_dir(dir).err()?)));
+    let dirs_failed = dirs.iter().find_map(|key| sync_dir(disk, *key).err());
     let logs_dir = engine.root.join("logs");
     let parent_failed = if dirs.is_empty() {
         None
@@ -336,6 +337,17 @@ fn sync(engine: &Engine) -> Result<(), CheckpointError> {
     }
 }
 
+/// Syncs a log's folder. That of a deleted log may be in the trash by now, where nothing in it counts.
+fn sync_dir(disk: &DiskInner, key: LogKey) -> Result<(), (PathBuf, io::Error)> {
+    let dir = disk.engine.log_dir(key);
+    match disk.engine.fs.sync_dir(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !disk.logs.lock().contains_key(&key) => {
+            Ok(())
+        }
+        synced => synced.map_err(|e| (dir, e)),
+    }
+}
+
 fn write(engine: &Engine, position: Position, images: &Images) -> Result<(), CheckpointError> {
     let mut put = Put::default();
     put.0.extend_from_slice(&MAGIC);
@@ -349,7 +361,7 @@ fn write(engine: &Engine, position: Position, images: &Images) -> Result<(), Che
     let sum = crc(disk_seed(engine.identity.id), &put.0);
     put.u32(sum);
     replace(&engine.fs, &engine.root, FILE, &put.0).map_err(|source| {
-        if source.kind() != std::io::ErrorKind::StorageFull {
+        if source.kind() != io::ErrorKind::StorageFull {
             engine.poison(format!(
                 "writing the checkpoint in {}: {source}",
                 engine.root.display()

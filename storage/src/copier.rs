@@ -194,10 +194,8 @@ fn write(engine: &Engine, batch: &Batch) -> io::Result<()> {
     };
     if !segment.is_dropped() {
         let written = segment.write(&batch.copies)?;
-        if written.created
-            && let Some(dir) = segment.log_path.parent()
-        {
-            engine.dirty_dirs.lock().insert(dir.to_owned());
+        if written.created {
+            engine.dirty_dirs.lock().insert(batch.log.key);
         }
         if written.newly_dirty {
             engine.dirty.lock().push(segment.clone());

@@ -50,7 +50,8 @@ pub(crate) struct Engine {
     pub tail_bytes: AtomicUsize,
     /// Written since their last sync.
     pub dirty: Mutex<Vec<Arc<SegmentFile>>>,
-    pub dirty_dirs: Mutex<BTreeSet<PathBuf>>,
+    /// Logs whose folder has new names that are not synced.
+    pub dirty_dirs: Mutex<BTreeSet<LogKey>>,
     pub open_files: Arc<OpenFiles>,
     next_segment: AtomicU64,
     pub stats: Stats,

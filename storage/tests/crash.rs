@@ -216,3 +216,25 @@ fn a_folder_of_another_kind_or_version_is_refused_with_what_to_do() {
     .to_string();
     assert!(error.contains("format"), "{error}");
 }
+
+/// Found by the client matrix: the folder was in the trash when the checkpoint wanted to sync it.
+#[test]
+fn a_log_deleted_before_the_checkpoint_does_not_stop_the_disk() {
+    let fs = SimFs::new(3);
+    let disk = open(&fs).unwrap();
+    let mut world = World::default();
+    let mut rng = Rng(3);
+    for _ in 0..20 {
+        world.step(&disk, &mut rng);
+    }
+    while disk.pump() {}
+    for key in disk.logs() {
+        disk.delete_log(key).unwrap();
+    }
+    while disk.pump() {}
+    disk.checkpoint().unwrap();
+    assert_eq!(disk.space().poisoned, None);
+    drop(disk);
+    fs.reboot();
+    assert_eq!(open(&fs).unwrap().logs(), []);
+}

@@ -438,7 +438,11 @@ impl Vfs for SimFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.lock().sync_dir(path)
+        let mut disk = self.0.lock();
+        if !disk.off && !disk.dirs.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        disk.sync_dir(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
