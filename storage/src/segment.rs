@@ -277,16 +277,27 @@ impl SegmentFile {
         if !self.is_complete() || self.is_dropped() {
             return Ok(false);
         }
-        let handles = self.handles.lock();
+        let mut handles = self.handles.lock();
         let mut fresh = false;
         let bytes = self.written_bytes.load(Ordering::Acquire);
         let rows = self.written_rows();
         if handles.writable {
-            for (file, len) in [(&handles.log, bytes), (&handles.ledger, row_at(rows))] {
+            let Handles {
+                log,
+                ledger,
+                log_allocated,
+                ledger_allocated,
+                ..
+            } = &mut *handles;
+            for (file, allocated, len) in [
+                (log, log_allocated, bytes),
+                (ledger, ledger_allocated, row_at(rows)),
+            ] {
                 if let Some(file) = file
-                    && file.len()? > len
+                    && *allocated > len
                 {
                     file.set_len(len)?;
+                    *allocated = len;
                     fresh |= !self.dirty.swap(true, Ordering::AcqRel);
                 }
             }
@@ -553,7 +564,8 @@ fn grow(file: &dyn VfsFile, allocated: &mut u64, need: u64, steps: &Range<u64>) 
     if need > *allocated {
         let step = (*allocated).clamp(steps.start, steps.end);
         let to = (*allocated + step).max(need.next_multiple_of(steps.start));
-        file.allocate(to)?;
+        // The file itself stays as long as its content: anybody's tool may read it at any time.
+        file.reserve(to)?;
         *allocated = to;
     }
     Ok(())

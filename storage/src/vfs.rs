@@ -103,6 +103,11 @@ pub trait VfsFile: Send + Sync + Debug {
     /// # Errors
     /// As `fallocate(2)`; `StorageFull` above all.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Reserves space up to `len` and leaves the file as long as it is; `set_len` gives back what is behind.
+    ///
+    /// # Errors
+    /// As `fallocate(2)`; `StorageFull` above all.
+    fn reserve(&self, len: u64) -> io::Result<()>;
     /// # Errors
     /// As `fstat(2)`.
     fn len(&self) -> io::Result<u64>;

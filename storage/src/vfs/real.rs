@@ -134,6 +134,14 @@ impl VfsFile for RealFile {
         }
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, len) {
+            // Then a full disk is met by the write itself, which waits for space as well.
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.0.metadata().map(|m| m.len())
     }

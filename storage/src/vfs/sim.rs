@@ -33,8 +33,16 @@ pub enum Fault {
 struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
+    /// Space taken, where that is more than the file's length.
+    reserved: usize,
     /// Writes and changes of length since the last sync.
     pending: Vec<Pending>,
+}
+
+impl Inode {
+    fn taken(&self) -> usize {
+        self.live.len().max(self.reserved)
+    }
 }
 
 #[derive(Debug)]
@@ -194,12 +202,12 @@ impl Disk {
         self.names
             .values()
             .filter_map(|i| self.inodes.get(i))
-            .map(|i| i.live.len() as u64)
+            .map(|i| i.taken() as u64)
             .sum()
     }
 
     fn room_for(&self, inode: u64, end: usize) -> io::Result<()> {
-        let grows = end.saturating_sub(self.inodes.get(&inode).map_or(0, |i| i.live.len())) as u64;
+        let grows = end.saturating_sub(self.inodes.get(&inode).map_or(0, Inode::taken)) as u64;
         match self.space {
             Some(space) if grows > 0 && self.used() + grows > space => {
                 Err(io::ErrorKind::StorageFull.into())
@@ -264,9 +272,21 @@ impl Disk {
         let Some(file) = self.inodes.get_mut(&inode) else {
             return Err(io::ErrorKind::NotFound.into());
         };
+        if shrink {
+            file.reserved = 0;
+        }
         if len > file.live.len() || shrink {
             file.live.resize(len, 0);
             file.pending.push(Pending::Len(len));
+        }
+        if cut { Err(power_is_off()) } else { Ok(()) }
+    }
+
+    fn reserve(&mut self, inode: u64, len: usize) -> io::Result<()> {
+        self.room_for(inode, len)?;
+        let cut = self.operation()?;
+        if let Some(file) = self.inodes.get_mut(&inode) {
+            file.reserved = file.reserved.max(len);
         }
         if cut { Err(power_is_off()) } else { Ok(()) }
     }
@@ -603,6 +623,10 @@ impl VfsFile for SimFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.with(|disk| disk.set_len(self.inode, len as usize, false))
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.with(|disk| disk.reserve(self.inode, len as usize))
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -128,6 +128,22 @@ fn a_full_disk_refuses_to_grow_and_lets_rewrite() {
 }
 
 #[test]
+fn reserved_space_is_taken_without_making_the_file_longer() {
+    let fs = fresh(1);
+    let (a, b) = (create(&fs, "a", false), create(&fs, "b", false));
+    fs.inject(Fault::Space(1024));
+    a.reserve(1024).unwrap();
+    assert_eq!(a.len().unwrap(), 0);
+    assert_eq!(
+        write(&*b, 0, &[1]).unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
+    write(&*a, 0, &[1; 512]).unwrap();
+    a.set_len(512).unwrap();
+    write(&*b, 0, &[1; 512]).unwrap();
+}
+
+#[test]
 fn the_same_seed_crashes_the_same_way() {
     let run = |seed| {
         let fs = fresh(seed);
