@@ -27,7 +27,7 @@ const MAGIC: [u8; 8] = *b"logd.chk";
 const VERSION: u32 = 1;
 
 /// Write-ahead files kept for use again; more than these are given back.
-const SPARES_MAX: usize = 4;
+const SPARES_MIN: usize = 4;
 
 /// Syncs of segments in flight at once: enough to keep a disk busy, few enough to leave it to others.
 const SYNC_THREADS: usize = 4;
@@ -201,8 +201,9 @@ pub(crate) fn take(disk: &DiskInner) -> Result<(), CheckpointError> {
             .for_each(|log| log.state.lock().unsaved = true);
         return outcome;
     }
-    let spares =
-        SPARES_MAX.min((engine.options.wal_budget_bytes / engine.options.wal_file_bytes) as usize);
+    let budget = (engine.options.wal_budget_bytes / engine.options.wal_file_bytes) as usize;
+    // The next checkpoint is as far away as this one was: a file made anew costs its length in zeros.
+    let spares = engine.shelf.lock().used_files().max(SPARES_MIN).min(budget);
     let recycled = wal::recycle(&engine.wal_folder, &engine.shelf, position.file, spares);
     recycled.map_err(|source| CheckpointError::Io {
         what: "recycle the write-ahead log in",

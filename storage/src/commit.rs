@@ -236,8 +236,7 @@ impl Committer {
             (shelf.used_files() as u64, shelf.wants_preparing())
         };
         let before = engine.stats.wal_files.swap(used, Ordering::Relaxed);
-        let half_used = engine.wal_used_bytes() > engine.options.wal_budget_bytes / 2;
-        if wants || (used > before && half_used) {
+        if wants || (used > before && engine.is_checkpoint_urgent()) {
             engine.call_keeper();
         }
     }

@@ -388,7 +388,7 @@ fn keep(engine: &Engine, disk: &Weak<DiskInner>) {
             debug!(%error, "no file made ready ahead");
         }
         let Some(inner) = disk.upgrade() else { return };
-        let urgent = engine.wal_used_bytes() > engine.options.wal_budget_bytes / 2;
+        let urgent = engine.is_checkpoint_urgent();
         if (urgent || last.elapsed() >= engine.options.checkpoint_every) && inner.has_unsaved() {
             last = Instant::now();
             if let Err(error) = inner.checkpoint() {

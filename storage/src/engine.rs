@@ -304,6 +304,12 @@ impl Engine {
         self.stats.wal_files.load(Ordering::Relaxed) * self.options.wal_file_bytes
     }
 
+    /// The write-ahead log has grown enough. Well before the doors hold back, so that the checkpoint's
+    /// syncs run beside the writes and nobody waits for them.
+    pub fn is_checkpoint_urgent(&self) -> bool {
+        self.wal_used_bytes() > self.options.wal_budget_bytes / 4
+    }
+
     pub fn when_relieved(&self, f: Relief) {
         if self.is_saturated() && self.check().is_ok() {
             self.relief.lock().push(f);
