@@ -245,11 +245,14 @@ async fn settle(queued: Queued, deadline: Duration) -> ProducePartitionResponse 
                 Ok(Ok(Appended {
                     base_offset,
                     log_start,
-                    ..
+                    duplicate_of,
                 })) => {
-                    traffic.produced(records, bytes);
+                    if duplicate_of.is_none() {
+                        traffic.produced(records, bytes);
+                    }
+                    let stamped = append_time >= 0;
                     ProducePartitionResponse {
-                        log_append_time_ms: append_time,
+                        log_append_time_ms: duplicate_of.filter(|_| stamped).unwrap_or(append_time),
                         ..ProducePartitionResponse::appended(index, base_offset, log_start)
                     }
                 }

@@ -2,11 +2,12 @@
 //!
 //! Invariant: between judging a producer's sequence and proposing its batch nobody else does either,
 //! so the order in the log is the order in which the sequence was judged. The queue's lock is held
-//! across the proposal for that reason, and is fair: callers append in the order they came.
+//! across the proposal for that reason, and is fair: callers append in the order they came. Being fair,
+//! it goes to whoever is next whether or not that one is looked at; so nobody waits for it in a future
+//! that its owner may stop polling (see [`Waiting`]).
 
 use super::producers::{Flights, Mark, Sequence, Verdict};
 use super::{Leadership, Partition};
-use crate::metrics;
 use crate::raft::{Pending, Proposal, ProposeError};
 use bytes::Bytes;
 use logd_proto::record_batch::BatchHeader;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// How long a batch may wait for the flights before it, and an entry for its commit. Past it the
 /// outcome is unknown, which clients meet with a retry.
@@ -51,8 +53,8 @@ impl ValidBatch {
 pub struct Appended {
     pub base_offset: i64,
     pub log_start: i64,
-    /// It was there already; the offset is that of the first time.
-    pub duplicate: bool,
+    /// Set if it was there already: its timestamp of the first time, as the offset is.
+    pub duplicate_of: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +86,7 @@ pub enum AppendError {
 /// Serialises judging and proposing.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    flights: Flights,
+    pub(super) flights: Flights,
 }
 
 /// A batch on its way. Dropping it does not take the batch back.
@@ -96,7 +98,19 @@ enum State {
         partition: Arc<Partition>,
         pending: Pending,
     },
-    Waiting(Pin<Box<dyn Future<Output = Result<Appended, AppendError>> + Send>>),
+    Waiting(Waiting),
+}
+
+/// A batch that waits for the flights before it, on a task of its own. The one who holds it may be a
+/// connection that is just handing over its next request and polls nothing else: if that request
+/// waited for the queue behind this batch, and this batch had its turn, neither would ever move.
+struct Waiting(JoinHandle<Result<Appended, AppendError>>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Nobody is told any more; what is proposed already flies on.
+        self.0.abort();
+    }
 }
 
 impl std::fmt::Debug for Appending {
@@ -111,10 +125,13 @@ impl Future for Appending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             State::Ready(result) => Poll::Ready(result.take().unwrap_or(Err(AppendError::Unknown))),
-            State::Waiting(future) => future.as_mut().poll(cx),
+            // A task that ended badly was ended by a stop of the broker.
+            State::Waiting(waiting) => Pin::new(&mut waiting.0)
+                .poll(cx)
+                .map(|ended| ended.unwrap_or(Err(AppendError::Unknown))),
             State::Flying { partition, pending } => {
                 Pin::new(pending).poll(cx).map(|outcome| match outcome {
-                    Ok(outcome) => Ok(partition.appended(outcome.base_offset, false)),
+                    Ok(outcome) => Ok(partition.appended(outcome.base_offset, None)),
                     Err(error) => Err(partition.append_failed(error)),
                 })
             }
@@ -175,24 +192,23 @@ impl Partition {
             return self.propose(batch).await;
         };
         match self.judge(&mut queue, leadership, &sequence) {
-            Verdict::Append => {
-                queue.flights.took_off(sequence);
-                let flying = self.propose(batch).await;
-                if flying.is_err() {
-                    queue.flights.crashed();
-                }
-                flying
-            }
+            Verdict::Append => self.take_off(&mut queue, batch, sequence).await,
             Verdict::Duplicate(mark) => Ok(Appending(State::Ready(Some(Ok(self.duplicate(mark)))))),
-            Verdict::Wait => Ok(Appending(State::Waiting(Box::pin(
-                self.clone().after_flights(batch, sequence),
-            )))),
+            Verdict::Wait => {
+                let waiting = tokio::spawn(self.clone().after_flights(batch, sequence));
+                Ok(Appending(State::Waiting(Waiting(waiting))))
+            }
             Verdict::OutOfOrder { expected } => Err(out_of_order(&sequence, expected)),
             Verdict::Fenced { current } => Err(fenced(&sequence, current)),
         }
     }
 
-    fn judge(&self, queue: &mut Queue, leadership: Leadership, sequence: &Sequence) -> Verdict {
+    pub(super) fn judge(
+        &self,
+        queue: &mut Queue,
+        leadership: Leadership,
+        sequence: &Sequence,
+    ) -> Verdict {
         self.group.with_owner(|replica| {
             queue
                 .flights
@@ -200,9 +216,21 @@ impl Partition {
         })
     }
 
+    /// Proposes, and only then counts the batch among the flights: whoever gives up before leaves no
+    /// flight behind that never lands, which every later batch of the producer would wait for.
+    async fn take_off(
+        self: &Arc<Self>,
+        queue: &mut Queue,
+        batch: ValidBatch,
+        sequence: Sequence,
+    ) -> Result<Appending, AppendError> {
+        let flying = self.propose(batch).await?;
+        queue.flights.took_off(sequence);
+        Ok(flying)
+    }
+
     async fn propose(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
         let records = batch.records();
-        metrics::raft_proposed();
         let proposal = Proposal::data(batch.bytes, records, batch.header.max_timestamp);
         let pending = self
             .group
@@ -238,11 +266,7 @@ impl Partition {
                         }
                         Verdict::Fenced { current } => return Err(fenced(&sequence, current)),
                         Verdict::Append => {
-                            queue.flights.took_off(sequence);
-                            let flying = self.propose(batch.clone()).await;
-                            if flying.is_err() {
-                                queue.flights.crashed();
-                            }
+                            let flying = self.take_off(&mut queue, batch.clone(), sequence).await;
                             drop(queue);
                             return flying?.await;
                         }
@@ -259,16 +283,16 @@ impl Partition {
             .unwrap_or(Err(AppendError::Unknown))
     }
 
-    fn appended(&self, base_offset: i64, duplicate: bool) -> Appended {
+    fn appended(&self, base_offset: i64, duplicate_of: Option<i64>) -> Appended {
         Appended {
             base_offset,
             log_start: self.progress.log_start(),
-            duplicate,
+            duplicate_of,
         }
     }
 
     fn duplicate(&self, mark: Mark) -> Appended {
-        self.appended(mark.base_offset, true)
+        self.appended(mark.base_offset, Some(mark.timestamp))
     }
 
     fn append_failed(&self, error: ProposeError) -> AppendError {

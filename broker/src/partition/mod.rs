@@ -11,6 +11,8 @@ mod read;
 mod registry;
 mod replica;
 mod retention;
+#[cfg(test)]
+mod tests;
 
 pub use append::{AppendError, Appended, Appending, ValidBatch};
 pub use lookup::{TimeOffset, TimeQuery};

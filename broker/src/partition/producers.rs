@@ -219,11 +219,38 @@ fn decode_mark(bytes: &mut Bytes) -> Option<Mark> {
     })
 }
 
+/// Producers with flights before those that have landed are looked for: a client that is gone asks
+/// about its own no more.
+const SWEEP_AT: usize = 1024;
+
+/// A batch in flight, with its place among all flights: they land in that order.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    number: u64,
+    sequence: Sequence,
+}
+
 /// The leader's view of what it proposed and has not seen applied.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flights {
     term: u64,
-    by_id: HashMap<i64, VecDeque<Sequence>>,
+    by_id: HashMap<i64, VecDeque<Flight>>,
+    taken_off: u64,
+    /// The latest flight that was seen landed; all before it have landed too.
+    landed: u64,
+    sweep_at: usize,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self {
+            term: 0,
+            by_id: HashMap::new(),
+            taken_off: 0,
+            landed: 0,
+            sweep_at: SWEEP_AT,
+        }
+    }
 }
 
 impl Flights {
@@ -233,14 +260,10 @@ impl Flights {
             self.by_id.clear();
             self.term = term;
         }
-        let Some(flying) = self.by_id.get_mut(&s.producer_id) else {
-            return committed.judge(s);
-        };
-        while flying.front().is_some_and(|f| committed.holds(f)) {
-            flying.pop_front();
+        if self.by_id.len() >= self.sweep_at {
+            self.sweep(committed);
         }
-        let Some(last) = flying.back() else {
-            self.by_id.remove(&s.producer_id);
+        let Some(last) = self.last_flying(committed, s.producer_id) else {
             return committed.judge(s);
         };
         let follows = (s.epoch == last.epoch && s.first == after(last.last))
@@ -252,13 +275,41 @@ impl Flights {
         }
     }
 
-    pub fn took_off(&mut self, s: Sequence) {
-        self.by_id.entry(s.producer_id).or_default().push_back(s);
+    /// A producer's latest batch that is still in the air.
+    fn last_flying(&mut self, committed: &Producers, producer_id: i64) -> Option<Sequence> {
+        let flying = self.by_id.get_mut(&producer_id)?;
+        // The latest that is committed: more may have landed than are remembered.
+        let seen = flying.iter().rfind(|f| committed.holds(&f.sequence));
+        self.landed = self.landed.max(seen.map_or(0, |f| f.number));
+        while flying.front().is_some_and(|f| f.number <= self.landed) {
+            flying.pop_front();
+        }
+        let last = flying.back().map(|f| f.sequence);
+        if last.is_none() {
+            self.by_id.remove(&producer_id);
+        }
+        last
     }
 
-    /// A proposal failed: what flew behind it can no longer be counted on.
-    pub fn crashed(&mut self) {
-        self.by_id.clear();
+    fn sweep(&mut self, committed: &Producers) {
+        let seen = self
+            .by_id
+            .values()
+            .filter_map(|flying| flying.iter().rfind(|f| committed.holds(&f.sequence)));
+        self.landed = seen.map(|f| f.number).fold(self.landed, u64::max);
+        let landed = self.landed;
+        self.by_id
+            .retain(|_, flying| flying.back().is_some_and(|f| f.number > landed));
+        self.sweep_at = SWEEP_AT.max(2 * self.by_id.len());
+    }
+
+    pub fn took_off(&mut self, sequence: Sequence) {
+        self.taken_off += 1;
+        let number = self.taken_off;
+        self.by_id
+            .entry(sequence.producer_id)
+            .or_default()
+            .push_back(Flight { number, sequence });
     }
 }
 
@@ -376,6 +427,53 @@ mod tests {
             f.judge(1, &landed, &seq(0, 2, 1)),
             Verdict::Duplicate(_)
         ));
+    }
+
+    #[test]
+    fn more_flights_may_land_unseen_than_are_remembered() {
+        let (mut f, none) = (Flights::default(), Producers::default());
+        for first in 0..8 {
+            assert_eq!(f.judge(1, &none, &seq(0, first, 1)), Verdict::Append);
+            f.took_off(seq(0, first, 1));
+        }
+        let batches: Vec<_> = (0..8).map(|first| (0, first, 1)).collect();
+        let landed = committed(&batches);
+        assert!(
+            matches!(
+                f.judge(1, &landed, &seq(0, 7, 1)),
+                Verdict::Duplicate(Mark {
+                    base_offset: 700,
+                    ..
+                })
+            ),
+            "nothing flies any more, so there is nothing to wait for"
+        );
+        assert!(f.by_id.is_empty());
+    }
+
+    #[test]
+    fn a_flight_that_landed_and_whose_producer_was_forgotten_is_not_waited_for() {
+        let (mut f, mut p) = (Flights::default(), Producers::default());
+        let other = Sequence::new(P + 1, 0, 0, 1);
+        f.took_off(seq(0, 0, 1));
+        f.took_off(other);
+        p.record(seq(0, 0, 1), 0, 0, 0);
+        p.record(other, 1, 0, 5_000);
+        p.expire(5_000, 1_000);
+        let _other_landed = f.judge(0, &p, &other);
+        assert_eq!(f.judge(0, &p, &seq(0, 0, 1)), Verdict::Append);
+    }
+
+    #[test]
+    fn clients_that_come_once_leave_no_flights_behind() {
+        let (mut f, mut p) = (Flights::default(), Producers::default());
+        for id in 0..10 * SWEEP_AT as i64 {
+            let s = Sequence::new(id, 0, 0, 1);
+            assert_eq!(f.judge(1, &p, &s), Verdict::Append);
+            f.took_off(s);
+            p.record(s, id, 0, 0);
+        }
+        assert!(f.by_id.len() <= SWEEP_AT, "{} kept", f.by_id.len());
     }
 
     #[test]

@@ -18,6 +18,10 @@ use tokio::sync::watch;
 /// The log start moves to the offset in the payload (`i64`, big endian).
 pub const LOG_START: ControlKind = ControlKind::new(2);
 
+/// How often silent producers are looked for while batches come, as in Kafka
+/// (`producer.id.expiration.check.interval.ms`).
+const EXPIRE_EVERY_MS: i64 = 600_000;
+
 /// Layout version of a captured state.
 const STATE_VERSION: u8 = 1;
 
@@ -66,6 +70,8 @@ pub struct Replica {
     producers: Producers,
     clock: Clock,
     producer_expiration_ms: i64,
+    /// When silent producers are looked for next.
+    expire_at_ms: i64,
 }
 
 impl Replica {
@@ -81,6 +87,7 @@ impl Replica {
             producers: Producers::default(),
             clock,
             producer_expiration_ms,
+            expire_at_ms: 0,
         }
     }
 
@@ -107,16 +114,23 @@ impl Replica {
                 header.base_sequence,
                 entry.records,
             );
-            self.producers.record(
-                sequence,
-                entry.base_offset,
-                header.max_timestamp,
-                (self.clock)(),
-            );
+            let now = (self.clock)();
+            self.expire(now);
+            let (offset, timestamp) = (entry.base_offset, header.max_timestamp);
+            self.producers.record(sequence, offset, timestamp, now);
         }
         self.progress
             .advance(entry.base_offset + i64::from(entry.records));
         Ok(())
+    }
+
+    /// Where nobody produces nothing grows, so a batch's arrival is soon enough.
+    fn expire(&mut self, now_ms: i64) {
+        if now_ms >= self.expire_at_ms {
+            self.producers.expire(now_ms, self.producer_expiration_ms);
+            let wait = self.producer_expiration_ms.min(EXPIRE_EVERY_MS);
+            self.expire_at_ms = now_ms.saturating_add(wait);
+        }
     }
 
     fn apply_log_start(&mut self, mut payload: &[u8]) -> io::Result<()> {

@@ -1,0 +1,153 @@
+//! A partition through its own door, over a real disk in a temporary folder.
+
+use super::producers::Sequence;
+use super::*;
+use logd_proto::record_batch::{BatchBuilder, BatchHeader};
+use logd_storage::vfs::RealFs;
+use logd_storage::{DiskOptions, LogKey};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A partition that leads and serves, and the folder it lies in.
+pub(super) async fn open() -> (tempfile::TempDir, Arc<Partition>) {
+    open_at(Arc::new(|| 0)).await
+}
+
+async fn open_at(clock: Clock) -> (tempfile::TempDir, Arc<Partition>) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions::default();
+    let disk = Disk::open(Arc::new(RealFs), dir.path(), options, &|_| {}).unwrap();
+    let config = Arc::new(TopicConfig::default());
+    let key = LogKey {
+        topic: [7; 16],
+        partition: 0,
+    };
+    let log = disk.open_log(key, config.log_options()).unwrap();
+    let spec = Spec {
+        topic_id: Uuid::from_bytes([7; 16]),
+        topic: "t".into(),
+        index: 0,
+        replica: 1,
+        node_id: 1,
+        founders: BTreeMap::from([(1, "here:1".into())]),
+        config,
+        producer_expiration_ms: 1_000,
+        clock,
+    };
+    let partition = Partition::open(spec, disk, log).await.unwrap();
+    partition.serving(PATIENCE).await.unwrap();
+    (dir, partition)
+}
+
+pub(super) fn valid(bytes: Bytes) -> ValidBatch {
+    let header = BatchHeader::parse(&bytes).unwrap();
+    ValidBatch { bytes, header }
+}
+
+fn numbered(producer: i64, first: i32) -> ValidBatch {
+    let mut batch = BatchBuilder::new().producer(producer, 0, first);
+    batch.push(5, None, Some(b"value"), &[]).unwrap();
+    valid(batch.build().unwrap())
+}
+
+/// Looks at a future once, as a connection's task does when it is woken.
+async fn glance(future: &mut (impl Future + Unpin)) -> bool {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_ready())).await
+}
+
+async fn landed(appending: Appending) -> Result<Appended, AppendError> {
+    tokio::time::timeout(PATIENCE, appending)
+        .await
+        .expect("a batch's fate is known in time")
+}
+
+#[tokio::test]
+async fn a_batch_that_waits_for_its_turn_does_not_stop_the_connection_that_holds_it() {
+    let (_dir, partition) = open().await;
+    // Producer 9 has a batch in the air, so one behind a gap waits.
+    let mut queue = partition.queue.lock().await;
+    let ghost = Sequence::new(9, 0, 0, 1);
+    partition.judge(&mut queue, partition.leadership(), &ghost);
+    queue.flights.took_off(ghost);
+    drop(queue);
+    let mut waiting = partition.append(numbered(9, 5)).await.unwrap();
+    assert!(!glance(&mut waiting).await, "it waits");
+
+    // It is woken by a commit while somebody else is in the queue, and gets in line.
+    let queue = partition.queue.lock().await;
+    let batch = numbered(10, 0);
+    let proposal = crate::raft::Proposal::data(batch.bytes, 1, 5);
+    partition
+        .group
+        .propose(proposal)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    assert!(!glance(&mut waiting).await, "it still waits");
+
+    // Its connection hands the next request over and looks at nothing else until that is queued.
+    drop(queue);
+    let next = tokio::time::timeout(PATIENCE, partition.append(numbered(11, 0))).await;
+    let next = next.expect("the queue is not held by who is not looked at");
+    assert_eq!(landed(next.unwrap()).await.unwrap().base_offset, 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_of_what_is_in_the_air_is_answered_with_where_that_lands() {
+    let (_dir, partition) = open().await;
+    let first = partition.append(numbered(9, 0)).await.unwrap();
+    let again = partition.append(numbered(9, 0)).await.unwrap();
+    let (first, again) = (landed(first).await.unwrap(), landed(again).await.unwrap());
+    assert_eq!((first.base_offset, first.duplicate_of), (0, None));
+    assert_eq!((again.base_offset, again.duplicate_of), (0, Some(5)));
+    assert_eq!(partition.offsets().high_watermark, 1);
+}
+
+#[tokio::test]
+async fn a_gap_is_refused_only_once_nothing_flies_before_it() {
+    let (_dir, partition) = open().await;
+    let first = partition.append(numbered(9, 0)).await.unwrap();
+    let gap = match partition.append(numbered(9, 7)).await {
+        Ok(gap) => landed(gap).await,
+        Err(refused) => Err(refused),
+    };
+    let expected = AppendError::OutOfOrderSequence {
+        producer_id: 9,
+        found: 7,
+        expected: 1,
+    };
+    assert_eq!(gap.unwrap_err(), expected);
+    assert_eq!(landed(first).await.unwrap().base_offset, 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_before_its_batch_is_queued_leaves_no_flight_behind() {
+    let (_dir, partition) = open().await;
+    let queue = partition.queue.lock().await;
+    let mut given_up = Box::pin(partition.append(numbered(9, 0)));
+    assert!(!glance(&mut given_up).await, "it waits for the queue");
+    drop((given_up, queue));
+    let retried = partition.append(numbered(9, 0)).await.unwrap();
+    assert_eq!(landed(retried).await.unwrap().duplicate_of, None);
+}
+
+#[tokio::test]
+async fn a_producer_that_fell_silent_is_forgotten_while_others_go_on() {
+    let now = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let clock = now.clone();
+    let clock = move || clock.load(std::sync::atomic::Ordering::Relaxed);
+    let (_dir, partition) = open_at(Arc::new(clock)).await;
+    landed(partition.append(numbered(9, 0)).await.unwrap())
+        .await
+        .unwrap();
+    now.store(1_000, std::sync::atomic::Ordering::Relaxed);
+    landed(partition.append(numbered(10, 0)).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(partition.producers(), 1, "only the one that is heard of");
+}
