@@ -1,6 +1,6 @@
 //! FindCoordinator: which broker owns a group.
 
-use super::{Context, Services};
+use super::{Context, Services, Settings};
 use crate::cluster::{CreateTopicError, NewTopic};
 use crate::group::OFFSETS_TOPIC;
 use logd_proto::messages::find_coordinator_response::Coordinator;
@@ -102,6 +102,17 @@ async fn locate(
     Ok((leader, host, port))
 }
 
+/// What the offsets topic must be like, whoever has it created.
+pub(super) fn new_offsets_topic(settings: &Settings) -> NewTopic {
+    NewTopic {
+        name: OFFSETS_TOPIC.into(),
+        partitions: Some(settings.offsets_topic_partitions),
+        replication: Some(settings.offsets_topic_replication),
+        config: BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]),
+        ..NewTopic::default()
+    }
+}
+
 /// The offsets topic, created when the first group asks for it.
 async fn offsets_topic(
     services: &Services,
@@ -109,14 +120,7 @@ async fn offsets_topic(
     if let Some(topic) = services.cluster.view().topic(OFFSETS_TOPIC) {
         return Ok(topic.clone());
     }
-    let new = NewTopic {
-        name: OFFSETS_TOPIC.into(),
-        partitions: Some(services.settings.offsets_topic_partitions),
-        replication: Some(services.settings.offsets_topic_replication),
-        config: BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]),
-        internal: true,
-        ..NewTopic::default()
-    };
+    let new = new_offsets_topic(&services.settings);
     match services
         .cluster
         .create_topics(vec![new], false, CREATE_DEADLINE)

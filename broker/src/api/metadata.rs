@@ -1,7 +1,9 @@
 //! Metadata: brokers, topics and leaders, as the listener that was asked advertises them.
 
+use super::find_coordinator::new_offsets_topic;
 use super::{Context, Services, errors};
 use crate::cluster::{ClusterState, CreateTopicError, NewTopic, Topic};
+use crate::group::OFFSETS_TOPIC;
 use logd_proto::messages::metadata_request::MetadataRequestTopic;
 use logd_proto::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -85,13 +87,18 @@ async fn one(
         };
         return failed(Some(name.clone()), Uuid::ZERO, code);
     }
-    let new = vec![NewTopic {
-        name: name.to_string(),
-        ..NewTopic::default()
-    }];
+    // Somebody who is curious about the groups' topic must not give it another shape.
+    let new = if name.as_str() == OFFSETS_TOPIC {
+        new_offsets_topic(&services.settings)
+    } else {
+        NewTopic {
+            name: name.to_string(),
+            ..NewTopic::default()
+        }
+    };
     let created = services
         .cluster
-        .create_topics(new, false, AUTO_CREATE_DEADLINE)
+        .create_topics(vec![new], false, AUTO_CREATE_DEADLINE)
         .await;
     match created.into_iter().next() {
         // Two clients may ask at once; whoever lost the race finds the winner's topic.

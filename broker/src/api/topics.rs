@@ -55,7 +55,6 @@ fn new_topic(topic: CreatableTopic) -> NewTopic {
             .into_iter()
             .map(|c| (c.name.to_string(), c.value.map(|v| v.to_string())))
             .collect(),
-        internal: false,
     }
 }
 

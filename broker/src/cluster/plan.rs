@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Partitions of one topic: a typing error must not create a million groups.
 const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
+/// Topics that brokers write and clients only read, by name as in Kafka, whoever created them.
+const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
+
 /// A topic to be created, as a client asks for it.
 #[derive(Debug, Clone, Default)]
 pub struct NewTopic {
@@ -23,7 +26,6 @@ pub struct NewTopic {
     /// Explicit replicas per partition; excludes the two above.
     pub assignments: Vec<(i32, Vec<i32>)>,
     pub config: BTreeMap<String, Option<String>>,
-    pub internal: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,11 +69,8 @@ pub(super) fn plan(
     if state.topic(&topic.name).is_some() {
         return Err(CreateTopicError::Exists(topic.name));
     }
-    let overrides: BTreeMap<String, String> = topic
-        .config
-        .into_iter()
-        .filter_map(|(k, v)| Some((k, v?)))
-        .collect();
+    check_collision(state, &topic.name)?;
+    let overrides = overrides(topic.config)?;
     let config = TopicConfig::parse(&overrides)
         .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;
     let partitions = if topic.assignments.is_empty() {
@@ -103,8 +102,8 @@ pub(super) fn plan(
     Ok((
         TopicRecord {
             id: TopicId(id),
+            internal: INTERNAL.contains(&topic.name.as_str()),
             name: topic.name,
-            internal: topic.internal,
             partitions,
             overrides,
         },
@@ -131,16 +130,47 @@ fn check_name(name: &str) -> Result<(), CreateTopicError> {
     )))
 }
 
+/// Metrics of topics have '_' where names have '.': in Kafka, and so in what watches Kafka's topics.
+fn check_collision(state: &ClusterState, name: &str) -> Result<(), CreateTopicError> {
+    let as_metric = |name: &str| name.replace('.', "_");
+    let wanted = as_metric(name);
+    let may_collide = wanted.contains('_');
+    let mut others = state.topics.values().map(|t| t.name.as_str());
+    match others.find(|other| may_collide && as_metric(other) == wanted) {
+        Some(other) => Err(CreateTopicError::InvalidName(format!(
+            "Topic '{name}' collides with existing topic: {other}. '.' and '_' count as the same."
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn overrides(
+    config: BTreeMap<String, Option<String>>,
+) -> Result<BTreeMap<String, String>, CreateTopicError> {
+    let given = |(key, value): (String, Option<String>)| match value {
+        Some(value) => Ok((key, value)),
+        None => Err(CreateTopicError::InvalidConfig(format!(
+            "Null value not supported for topic configs: {key}. Leave it out for the default."
+        ))),
+    };
+    config.into_iter().map(given).collect()
+}
+
+fn check_partitions(partitions: i64) -> Result<(), CreateTopicError> {
+    if (1..=i64::from(PARTITIONS_PER_TOPIC_MAX)).contains(&partitions) {
+        return Ok(());
+    }
+    Err(CreateTopicError::InvalidPartitions(format!(
+        "Number of partitions was {partitions}; it must be from 1 to {PARTITIONS_PER_TOPIC_MAX}."
+    )))
+}
+
 fn placed(
     state: &ClusterState,
     partitions: i32,
     replication: i16,
 ) -> Result<Vec<Vec<i32>>, CreateTopicError> {
-    if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&partitions) {
-        return Err(CreateTopicError::InvalidPartitions(format!(
-            "Number of partitions was {partitions}; it must be from 1 to {PARTITIONS_PER_TOPIC_MAX}."
-        )));
-    }
+    check_partitions(partitions.into())?;
     if replication < 1 {
         return Err(CreateTopicError::InvalidReplication(format!(
             "Replication factor was {replication}; it must be at least 1."
@@ -167,6 +197,7 @@ fn assigned(
             "A manual assignment excludes a number of partitions and a replication factor.".into(),
         ));
     }
+    check_partitions(assignments.len() as i64)?;
     assignments.sort_by_key(|(index, _)| *index);
     let width = assignments.first().map_or(0, |(_, r)| r.len());
     for (expected, (index, replicas)) in assignments.iter().enumerate() {
@@ -238,6 +269,40 @@ mod tests {
             );
         }
         assert!(plan(&one_broker(), named("..."), (1, 1)).is_ok());
+    }
+
+    #[test]
+    fn names_that_metrics_could_not_tell_apart_are_refused() {
+        let mut state = one_broker();
+        let (record, _) = plan(&state, named("a.b_c"), (1, 1)).unwrap();
+        state.apply(Command::CreateTopic(record));
+        for bad in ["a_b_c", "a.b.c", "a_b.c"] {
+            let refused = plan(&state, named(bad), (1, 1)).unwrap_err();
+            assert!(
+                matches!(refused, CreateTopicError::InvalidName(_)),
+                "{bad}: {refused}"
+            );
+        }
+        assert!(plan(&state, named("a-b_c"), (1, 1)).is_ok());
+    }
+
+    #[test]
+    fn a_configuration_without_a_value_is_refused_not_ignored() {
+        let topic = NewTopic {
+            config: BTreeMap::from([("retention.ms".into(), None)]),
+            ..named("a")
+        };
+        let refused = plan(&one_broker(), topic, (1, 1)).unwrap_err();
+        assert!(
+            matches!(&refused, CreateTopicError::InvalidConfig(why) if why.contains("retention.ms"))
+        );
+    }
+
+    #[test]
+    fn the_brokers_own_topics_are_known_by_their_names() {
+        let internal = |name: &str| plan(&one_broker(), named(name), (1, 1)).unwrap().0.internal;
+        assert!(internal("__consumer_offsets") && internal("__transaction_state"));
+        assert!(!internal("consumer_offsets"));
     }
 
     #[test]
