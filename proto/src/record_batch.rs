@@ -467,14 +467,24 @@ pub fn with_log_append_time(batch: &[u8], timestamp: i64) -> Bytes {
     if let Some(low) = copy.get_mut(22) {
         *low |= Attributes::LOG_APPEND_TIME as u8;
     }
-    if let Some(bytes) = copy.get_mut(35..43) {
+    set_max_timestamp(copy, timestamp)
+}
+
+/// A copy of a batch whose header tells the largest timestamp of its records, for a client that told
+/// another one: look-ups by time and retention believe the header.
+pub fn with_max_timestamp(batch: &[u8], timestamp: i64) -> Bytes {
+    set_max_timestamp(BytesMut::from(batch), timestamp)
+}
+
+fn set_max_timestamp(mut batch: BytesMut, timestamp: i64) -> Bytes {
+    if let Some(bytes) = batch.get_mut(35..43) {
         bytes.copy_from_slice(&timestamp.to_be_bytes());
     }
-    let crc = checksum(&copy);
-    if let Some(bytes) = copy.get_mut(17..CHECKSUMMED_FROM) {
+    let crc = checksum(&batch);
+    if let Some(bytes) = batch.get_mut(17..CHECKSUMMED_FROM) {
         bytes.copy_from_slice(&crc.to_be_bytes());
     }
-    copy.freeze()
+    batch.freeze()
 }
 
 /// Cuts fetched records into batches that share their memory. A last batch that was cut short ends

@@ -129,6 +129,12 @@ impl Services {
         self.partition_of(&topic.id, topic.partitions.len(), index)
     }
 
+    /// Whether a topic's records are the broker's own to write.
+    fn is_internal(&self, topic: &Uuid) -> bool {
+        let state = self.cluster.view();
+        state.topic_by_id(topic).is_some_and(|t| t.internal)
+    }
+
     fn partition_of(
         &self,
         topic: &Uuid,

@@ -12,7 +12,8 @@ use logd_proto::produce::{
     ProduceTopicResponse, RecordError,
 };
 use logd_proto::record_batch::{
-    BatchLimits, Compression, RecordsError, validate, validate_records, with_log_append_time,
+    BatchHeader, BatchLimits, RecordsError, validate, validate_records, with_log_append_time,
+    with_max_timestamp,
 };
 use logd_proto::{ErrorCode, StrBytes};
 use std::sync::Arc;
@@ -23,6 +24,13 @@ const BY_TOPIC_ID: i16 = 13;
 
 /// From here on zstd may be used (KIP-110).
 const ZSTD: i16 = 7;
+
+/// What a client that waits for the leader alone gets: Kafka looks at no time limit there.
+const LEADER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Kafka's leader has written its own copy before it looks at a client's time limit. Here that takes
+/// a sync, so no limit is taken to be shorter.
+const DEADLINE_MIN: Duration = Duration::from_secs(1);
 
 const ACKS_NONE: i16 = 0;
 const ACKS_LEADER: i16 = 1;
@@ -55,7 +63,7 @@ pub async fn take(services: Arc<Services>, context: Context, request: ProduceReq
             .collect();
         return super::ready(response(topics));
     }
-    let deadline = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let deadline = Instant::now() + patience(&request);
     let mut queued = Vec::with_capacity(request.topics.len());
     for mut topic in request.topics {
         let partitions = std::mem::take(&mut topic.partitions);
@@ -75,11 +83,12 @@ pub async fn take(services: Arc<Services>, context: Context, request: ProduceReq
         queued.push((topic, parts));
     }
     Box::pin(async move {
-        let mut topics = Vec::with_capacity(queued.len());
-        for (topic, parts) in queued {
-            let partitions = join_all(parts.into_iter().map(|part| settle(part, deadline))).await;
-            topics.push(topic_response(&topic, partitions));
-        }
+        // All at once: none of them waits for another's commit, and time is up for all together.
+        let settled = join_all(queued.into_iter().map(|(topic, parts)| async move {
+            let parts = parts.into_iter().map(|part| settle(part, deadline));
+            topic_response(&topic, join_all(parts).await)
+        }));
+        let topics = settled.await;
         let errors = topics
             .iter()
             .flat_map(|t| &t.partitions)
@@ -92,6 +101,15 @@ pub async fn take(services: Arc<Services>, context: Context, request: ProduceReq
             _ => Answer::Respond(response(topics).into()),
         }
     })
+}
+
+/// How long the batches' fate is waited for.
+fn patience(request: &ProduceRequest) -> Duration {
+    if request.acks == ACKS_ALL {
+        Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)).max(DEADLINE_MIN)
+    } else {
+        LEADER_DEADLINE
+    }
 }
 
 fn response(topics: Vec<ProduceTopicResponse>) -> ProduceResponse {
@@ -132,6 +150,13 @@ async fn queue(
         Ok(partition) => partition,
         Err(code) => return refused(code),
     };
+    if services.is_internal(&partition.topic_id()) {
+        return Queued::Refused(explained(
+            index,
+            ErrorCode::InvalidTopic,
+            "the topic is the broker's own: its records come from group requests alone",
+        ));
+    }
     if transactional {
         return Queued::Refused(explained(
             index,
@@ -172,8 +197,8 @@ async fn queue(
     }
 }
 
-/// Validates a batch and, where the topic says so, gives it the broker's time. The second value is what
-/// the response calls the append time.
+/// Validates a batch; where the topic says so gives it the broker's time, and where its header is wrong
+/// about the records' the right one. The second value is what the response calls the append time.
 fn check(
     partition: &Partition,
     records: Bytes,
@@ -196,11 +221,12 @@ fn check(
             "transactions are not supported yet",
         ));
     }
-    let compressed = header.attributes.compression() != Some(Compression::None);
-    if let Some(rules) = config.record_rules(now, compressed) {
-        validate_records(&records, &rules).map_err(|e| unfit(&e))?;
-    }
-    if !config.log_append_time() {
+    let found = validate_records(&records, &config.record_rules(now)).map_err(|e| unfit(&e))?;
+    let (bytes, append_time) = if config.log_append_time() {
+        (with_log_append_time(&records, now), now)
+    } else if found.max_timestamp != header.max_timestamp {
+        (with_max_timestamp(&records, found.max_timestamp), -1)
+    } else {
         return Ok((
             ValidBatch {
                 bytes: records,
@@ -208,26 +234,13 @@ fn check(
             },
             -1,
         ));
-    }
-    let stamped = with_log_append_time(&records, now);
-    let header = validate_stamped(&stamped).map_err(refused)?;
-    Ok((
-        ValidBatch {
-            bytes: stamped,
-            header,
-        },
-        now,
-    ))
-}
-
-fn validate_stamped(
-    batch: &Bytes,
-) -> Result<logd_proto::record_batch::BatchHeader, logd_proto::record_batch::BatchError> {
-    logd_proto::record_batch::BatchHeader::parse(batch)
+    };
+    let header = BatchHeader::parse(&bytes).map_err(refused)?;
+    Ok((ValidBatch { bytes, header }, append_time))
 }
 
 /// Phase two: the fate of a queued batch. When time runs out the batch may still be committed.
-async fn settle(queued: Queued, deadline: Duration) -> ProducePartitionResponse {
+async fn settle(queued: Queued, deadline: Instant) -> ProducePartitionResponse {
     match queued {
         Queued::Refused(response) => response,
         Queued::Flying {
@@ -239,7 +252,7 @@ async fn settle(queued: Queued, deadline: Duration) -> ProducePartitionResponse 
             traffic,
             appending,
         } => {
-            let outcome = tokio::time::timeout(deadline, appending).await;
+            let outcome = tokio::time::timeout_at(deadline.into(), appending).await;
             metrics::produce_stage(Stage::Commit, queued_at.elapsed());
             match outcome {
                 Ok(Ok(Appended {

@@ -209,16 +209,16 @@ impl TopicConfig {
         }
     }
 
-    /// What every record must satisfy; `None` if a look at the batch's header is enough. A compressed batch
-    /// is always looked into: its header may count records that are not there.
-    pub fn record_rules(&self, now: i64, compressed: bool) -> Option<RecordRules> {
-        (self.compacts || compressed).then(|| RecordRules {
+    /// What every record must satisfy. Each is looked at, as in Kafka: a record that does not decode
+    /// would stop every consumer that comes to it, for as long as it is kept.
+    pub fn record_rules(&self, now: i64) -> RecordRules {
+        RecordRules {
             keys_required: self.compacts,
             timestamp_max: self.timestamp_max(now),
             timestamp_min: self.timestamp_min(now),
             // A compressed batch of a legal size may be this much larger inside: beyond it we take it for a bomb.
             output_bytes_max: self.max_message_bytes().saturating_mul(64).min(256 << 20),
-        })
+        }
     }
 
     pub fn log_append_time(&self) -> bool {

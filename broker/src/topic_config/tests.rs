@@ -200,16 +200,16 @@ fn timestamps_are_bounded_unless_the_broker_stamps() {
 }
 
 #[test]
-fn a_compacted_topic_needs_keys_and_others_are_not_opened() {
-    assert!(TopicConfig::default().record_rules(0, false).is_none());
+fn a_compacted_topic_needs_keys_and_others_do_not() {
     let rules = parse(&[("cleanup.policy", "compact")])
         .unwrap()
-        .record_rules(0, false)
-        .unwrap();
+        .record_rules(0);
     let mut batch = BatchBuilder::new();
     batch.push(5, Some(b"k"), Some(b"v"), &[]).unwrap();
     batch.push(5, None, Some(b"v"), &[]).unwrap();
-    let error = validate_records(&batch.build().unwrap(), &rules).unwrap_err();
+    let batch = batch.build().unwrap();
+    assert!(validate_records(&batch, &TopicConfig::default().record_rules(0)).is_ok());
+    let error = validate_records(&batch, &rules).unwrap_err();
     assert_eq!(
         error.to_string(),
         "1 records without a key in a compacted topic"

@@ -315,6 +315,13 @@ impl<'a> Cursor<'a> {
     }
 
     fn unsigned(&mut self, bits_max: u32) -> Result<u64, Broken> {
+        // Most deltas and lengths are one byte, and every record of every produce is looked at.
+        if let Some((&byte, rest)) = self.rest.split_first()
+            && byte < 0x80
+        {
+            self.rest = rest;
+            return Ok(u64::from(byte));
+        }
         let mut value = 0u64;
         for shift in (0..bits_max).step_by(7) {
             let byte = self.byte()?;

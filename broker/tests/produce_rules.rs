@@ -1,0 +1,195 @@
+//! What a broker lets into a log, told by requests that no honest client sends.
+
+#![allow(
+    clippy::panic,
+    reason = "a helper of tests says what it expects by panicking"
+)]
+
+mod common;
+
+use bytes::{Bytes, BytesMut};
+use common::{Broker, exchange};
+use logd_proto::ErrorCode;
+use logd_proto::api::{decode_response, encode_request};
+use logd_proto::message;
+use logd_proto::messages::*;
+use logd_proto::record_batch::{BatchBuilder, HEADER_BYTES, with_max_timestamp};
+use produce_response::PartitionProduceResponse;
+use tokio::net::TcpStream;
+
+const TOPIC: &str = "rules";
+
+/// Before topics are named by id.
+const PRODUCE_VERSION: i16 = 9;
+
+async fn ask<R: RequestResponsePair>(
+    socket: &mut TcpStream,
+    request: &R,
+    version: i16,
+) -> R::Response {
+    let frame = encode_request(request, version, 7, Some("rules")).expect("it encodes");
+    let answer = exchange(socket, &frame.to_bytes())
+        .await
+        .expect("an answer");
+    decode_response::<R>(answer, version).expect("it decodes").1
+}
+
+async fn create(socket: &mut TcpStream, partitions: i32) {
+    let wanted = message!(create_topics_request::CreatableTopic {
+        name: TOPIC.into(),
+        num_partitions: partitions,
+        replication_factor: 1
+    });
+    let request = message!(CreateTopicsRequest {
+        topics: vec![wanted],
+        timeout_ms: 30_000
+    });
+    let created = ask(socket, &request, 5).await;
+    assert_eq!(
+        created.topics[0].error_code, 0,
+        "{:?}",
+        created.topics[0].error_message
+    );
+}
+
+fn produce(topic: &str, acks: i16, timeout_ms: i32, batches: Vec<Bytes>) -> ProduceRequest {
+    let partition_data = batches
+        .into_iter()
+        .zip(0..)
+        .map(|(batch, index)| {
+            message!(produce_request::PartitionProduceData {
+                index,
+                records: Some(batch)
+            })
+        })
+        .collect();
+    let topic = message!(produce_request::TopicProduceData {
+        name: topic.into(),
+        partition_data
+    });
+    message!(ProduceRequest {
+        acks,
+        timeout_ms,
+        topic_data: vec![topic]
+    })
+}
+
+async fn produced(
+    socket: &mut TcpStream,
+    request: &ProduceRequest,
+) -> Vec<PartitionProduceResponse> {
+    let mut response = ask(socket, request, PRODUCE_VERSION).await;
+    response.responses.remove(0).partition_responses
+}
+
+fn batch(timestamp: i64) -> Bytes {
+    let mut batch = BatchBuilder::new();
+    batch
+        .push(timestamp, Some(b"k"), Some(b"value"), &[])
+        .expect("it fits");
+    batch.build().expect("it builds")
+}
+
+/// A batch whose checksum is right and whose only record is not: its length says more than there is.
+fn poisoned() -> Bytes {
+    let mut bytes = BytesMut::from(&batch(1)[..]);
+    bytes[HEADER_BYTES] = 0x7e;
+    with_max_timestamp(&bytes, 1)
+}
+
+#[tokio::test]
+async fn a_record_that_no_consumer_could_read_is_refused_and_spoils_nothing_beside_it() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, 2).await;
+    let request = produce(TOPIC, -1, 30_000, vec![poisoned(), batch(1)]);
+    let answers = produced(&mut socket, &request).await;
+    assert_eq!(answers[0].error_code, ErrorCode::InvalidRecord.code());
+    assert!(
+        answers[0]
+            .error_message
+            .as_ref()
+            .is_some_and(|m| m.contains("record 0"))
+    );
+    assert_eq!((answers[1].error_code, answers[1].base_offset), (0, 0));
+}
+
+#[tokio::test]
+async fn a_header_that_lies_about_its_latest_time_does_not_lead_look_ups_astray() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, 1).await;
+    let lie = |bytes: Bytes, timestamp| with_max_timestamp(&bytes, timestamp);
+    for lying in [lie(batch(1_000), 9_000), lie(batch(5_000), 0)] {
+        let answers = produced(&mut socket, &produce(TOPIC, -1, 30_000, vec![lying])).await;
+        assert_eq!(answers[0].error_code, 0, "{:?}", answers[0].error_message);
+    }
+    for (timestamp, offset) in [(1_000, 0), (1_001, 1), (5_000, 1), (5_001, -1), (-3, 1)] {
+        let partition = message!(list_offsets_request::ListOffsetsPartition {
+            partition_index: 0,
+            timestamp
+        });
+        let topic = message!(list_offsets_request::ListOffsetsTopic {
+            name: TOPIC.into(),
+            partitions: vec![partition]
+        });
+        let request = message!(ListOffsetsRequest {
+            replica_id: -1,
+            topics: vec![topic]
+        });
+        let listed = ask(&mut socket, &request, 7).await;
+        assert_eq!(
+            listed.topics[0].partitions[0].offset, offset,
+            "at {timestamp}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_time_limit_of_nothing_is_no_refusal() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, 1).await;
+    for (acks, offset) in [(1, 0), (-1, 1)] {
+        let answers = produced(&mut socket, &produce(TOPIC, acks, 0, vec![batch(1)])).await;
+        assert_eq!(
+            (answers[0].error_code, answers[0].base_offset),
+            (0, offset),
+            "acks {acks}"
+        );
+    }
+    // Without an answer the next request's comes first, on a connection that is still open.
+    let silent = encode_request(
+        &produce(TOPIC, 0, 0, vec![batch(1)]),
+        PRODUCE_VERSION,
+        8,
+        None,
+    );
+    let silent = silent.expect("it encodes").to_bytes();
+    tokio::io::AsyncWriteExt::write_all(&mut socket, &silent)
+        .await
+        .expect("sent");
+    let answers = produced(&mut socket, &produce(TOPIC, 1, 0, vec![batch(1)])).await;
+    assert_eq!((answers[0].error_code, answers[0].base_offset), (0, 3));
+}
+
+#[tokio::test]
+async fn the_groups_topic_has_its_shape_whoever_asks_first_and_takes_no_records_from_clients() {
+    let broker = Broker::start_with(&[("LOGD_TOPICS__OFFSETS_PARTITIONS", "3")]);
+    let mut socket = broker.connect().await;
+    let wanted = message!(metadata_request::MetadataRequestTopic {
+        name: Some("__consumer_offsets".into())
+    });
+    let request = message!(MetadataRequest {
+        topics: Some(vec![wanted]),
+        allow_auto_topic_creation: true
+    });
+    let found = ask(&mut socket, &request, 9).await;
+    let topic = &found.topics[0];
+    assert_eq!((topic.error_code, topic.partitions.len()), (0, 3));
+    assert!(topic.is_internal);
+
+    let request = produce("__consumer_offsets", -1, 30_000, vec![batch(1)]);
+    let answers = produced(&mut socket, &request).await;
+    assert_eq!(answers[0].error_code, ErrorCode::InvalidTopic.code());
+}
