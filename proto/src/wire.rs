@@ -22,8 +22,11 @@ pub enum ReadError {
     /// A length below -1, or a null where the protocol has none.
     #[error("at byte {at}: length {length} is not allowed here")]
     BadLength { at: usize, length: i64 },
-    /// More elements announced than the remaining bytes could hold.
-    #[error("at byte {at}: {count} elements announced, only {left} bytes left")]
+    /// More elements announced than the remaining bytes could hold, or than any honest message has.
+    #[error(
+        "at byte {at}: {count} elements announced, {left} bytes left; a message has at most {max} elements",
+        max = ELEMENTS_MAX
+    )]
     TooMany {
         at: usize,
         count: usize,
@@ -37,16 +40,27 @@ pub enum ReadError {
     NotUtf8 { at: usize },
 }
 
+/// Elements of all arrays of one message together. An element of three bytes becomes a structure of
+/// seventy, so a frame of 100 MiB could otherwise take gigabytes; the largest clients name some
+/// thousand partitions at once.
+const ELEMENTS_MAX: usize = 200_000;
+
 /// A cursor over one message. Slices it hands out share the frame's memory.
 #[derive(Debug)]
 pub(crate) struct Reader {
     buf: Bytes,
     at: usize,
+    /// Elements that arrays may still have.
+    elements_left: usize,
 }
 
 impl Reader {
     pub(crate) fn new(buf: Bytes) -> Reader {
-        Reader { buf, at: 0 }
+        Reader {
+            buf,
+            at: 0,
+            elements_left: ELEMENTS_MAX,
+        }
     }
 
     pub(crate) fn left(&self) -> usize {
@@ -179,13 +193,15 @@ impl Reader {
         let at = self.at;
         let count = self.length(flexible, Classic::Long)?;
         let count = count.ok_or(ReadError::BadLength { at, length: -1 })?;
-        if count.saturating_mul(element_bytes_min) > self.left() {
+        let fits = count.saturating_mul(element_bytes_min) <= self.left();
+        let Some(elements_left) = self.elements_left.checked_sub(count).filter(|_| fits) else {
             return Err(ReadError::TooMany {
                 at,
                 count,
                 left: self.left(),
             });
-        }
+        };
+        self.elements_left = elements_left;
         let mut elements = Vec::with_capacity(count);
         for _ in 0..count {
             elements.push(element(self)?);

@@ -451,3 +451,15 @@ fn bytes_behind_a_request_are_ignored_as_kafka_does() {
     let (header, rest) = split_request(Bytes::from(body).slice(4..)).expect("a header");
     assert!(Request::decode(header.api, header.version, rest).is_ok());
 }
+
+/// A frame as large as Produce may send, of the smallest topics there are: it would become gigabytes.
+#[test]
+fn a_produce_of_nothing_but_empty_topics_is_refused_before_it_is_built() {
+    // No transaction, acks -1, no time, four million topics without a name or partitions.
+    let mut body = vec![0, 0xff, 0xff, 0, 0, 0, 0, 0x81, 0x92, 0xf4, 0x01];
+    body.resize(body.len() + 4 * 4_000_000, 1);
+    let begun = Instant::now();
+    let refused = produce::ProduceRequest::read(Bytes::from(body), 9).unwrap_err();
+    assert!(refused.to_string().contains("elements"), "{refused}");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
