@@ -14,6 +14,7 @@ use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
 use crate::topic_config::TopicDefaults;
 use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, RecoveryProgress};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +27,9 @@ use tracing::{error, info, warn};
 
 /// Groups are looked at for expired offsets this often.
 const GROUP_EXPIRY_INTERVAL_MS: i64 = 10 * 60 * 1000;
+
+/// A recovery that takes long says how far it is this often.
+const SAY_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a start waits for its partitions to have leaders before it serves the others.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(10);
@@ -295,12 +299,18 @@ async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), S
     let options = disk_options(&config.storage);
     let (begun, phase) = (Instant::now(), health.clone());
     let opening = tokio::task::spawn_blocking(move || {
+        let said = Cell::new(begun);
         let progress = move |p: RecoveryProgress| {
-            phase.set(Phase::Recovering {
+            let now = Phase::Recovering {
                 done: p.done_logs,
                 total: p.total_logs,
                 bytes: p.bytes_replayed,
-            })
+            };
+            phase.set(now);
+            if said.get().elapsed() >= SAY_EVERY {
+                said.set(Instant::now());
+                info!("{now}");
+            }
         };
         Disk::open(Arc::new(RealFs), &path, options, &progress).map_err(|source| StartError::Disk {
             path,

@@ -113,6 +113,7 @@ impl Core {
         };
         let recorder = builder.build_recorder();
         describe(&recorder);
+        fold_for_ever(recorder.handle());
         Self {
             exporter: recorder.handle(),
             handles: Handles::new(&recorder),
@@ -409,12 +410,19 @@ pub fn render() -> String {
     page
 }
 
-/// Starts the clock and folds observations into buckets for ever; run it as a task beside the broker.
-pub async fn run_upkeep() {
-    let mut due = tokio::time::interval(UPKEEP_EVERY);
-    loop {
-        due.tick().await;
-        CORE.exporter.run_upkeep();
+/// Folds observations into buckets for as long as the process lives: also where nobody scrapes, they
+/// must not pile up. On a thread of its own, started with the first observation, so that nobody can
+/// forget to start it.
+fn fold_for_ever(exporter: PrometheusHandle) {
+    let fold = move || {
+        loop {
+            std::thread::sleep(UPKEEP_EVERY);
+            exporter.run_upkeep();
+        }
+    };
+    let thread = std::thread::Builder::new().name("metrics".to_owned());
+    if let Err(error) = thread.spawn(fold) {
+        tracing::warn!(%error, "observations pile up in memory until /metrics is read");
     }
 }
 
