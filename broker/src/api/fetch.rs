@@ -4,7 +4,7 @@
 //! sends whole requests.
 
 use super::{Context, Services, errors};
-use crate::metrics;
+use crate::metrics::{self, TopicTraffic};
 use crate::partition::{Partition, ReadError, ReadRequest};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use logd_proto::ErrorCode;
@@ -33,6 +33,17 @@ struct Pass {
     topics: Vec<FetchTopicResponse>,
     bytes: usize,
     failed: bool,
+    /// To be counted if this pass is the one that is answered.
+    traffic: Vec<(Arc<TopicTraffic>, u64)>,
+}
+
+impl Pass {
+    fn answer(self) -> FetchResponse {
+        for (traffic, bytes) in self.traffic {
+            traffic.fetched(bytes);
+        }
+        respond(self.topics)
+    }
 }
 
 pub async fn answer(
@@ -70,7 +81,7 @@ async fn read_or_wait(
         let pass = read_all(services, context, request).await;
         let empty = request.topics.iter().all(|t| t.partitions.is_empty());
         if pass.bytes >= enough || pass.failed || empty || Instant::now() >= deadline {
-            return respond(pass.topics);
+            return pass.answer();
         }
         match &mut watching {
             Some(receivers) => {
@@ -79,7 +90,7 @@ async fn read_or_wait(
                 metrics::fetch_waited(since.elapsed());
                 *parked += since.elapsed();
                 if !progress {
-                    return respond(pass.topics);
+                    return pass.answer();
                 }
             }
             // Watch first, then read again: a commit between the two is not missed.
@@ -151,6 +162,7 @@ async fn read_all(services: &Services, context: &Context, request: &FetchRequest
         topics: Vec::with_capacity(request.topics.len()),
         bytes: 0,
         failed: false,
+        traffic: Vec::new(),
     };
     for topic in &request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -158,7 +170,14 @@ async fn read_all(services: &Services, context: &Context, request: &FetchRequest
             // Only the first bytes of a response may exceed its limits, or nobody would ever get a large batch.
             let first = pass.bytes == 0;
             let response = match find(services, context, topic, wanted.partition) {
-                Ok(partition) => read_one(&partition, wanted, left, first).await,
+                Ok(partition) => {
+                    let response = read_one(&partition, wanted, left, first).await;
+                    let bytes = response.record_bytes() as u64;
+                    if bytes > 0 {
+                        pass.traffic.push((partition.traffic(), bytes));
+                    }
+                    response
+                }
                 Err(code) => FetchPartitionResponse::failed(wanted.partition, code),
             };
             let bytes = response.record_bytes();
@@ -195,16 +214,13 @@ async fn read_one(
         current_leader_epoch: wanted.current_leader_epoch,
     };
     match partition.read(request).await {
-        Ok(outcome) => {
-            partition.traffic().fetched(outcome.bytes as u64);
-            FetchPartitionResponse {
-                high_watermark: outcome.offsets.high_watermark,
-                last_stable_offset: outcome.offsets.last_stable,
-                log_start_offset: outcome.offsets.log_start,
-                records: outcome.slices,
-                ..FetchPartitionResponse::failed(wanted.partition, ErrorCode::None)
-            }
-        }
+        Ok(outcome) => FetchPartitionResponse {
+            high_watermark: outcome.offsets.high_watermark,
+            last_stable_offset: outcome.offsets.last_stable,
+            log_start_offset: outcome.offsets.log_start,
+            records: outcome.slices,
+            ..FetchPartitionResponse::failed(wanted.partition, ErrorCode::None)
+        },
         Err(error) => read_failed(wanted.partition, &error),
     }
 }
