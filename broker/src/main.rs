@@ -97,7 +97,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         _ = int.recv() => info!("SIGINT: stopping; a second one exits at once"),
         why = node.failed() => {
             error!(why, "the disk has failed: nothing can be acknowledged any more, so this process ends");
-            return Ok(ExitCode::FAILURE);
+            // At once: a thread that hangs in a read of that disk must not keep the process.
+            std::process::exit(1);
         }
     }
     tokio::select! {

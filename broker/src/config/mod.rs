@@ -4,6 +4,7 @@
 //! to do, and every value knows where it came from. Nothing else in the broker reads the environment.
 
 mod layers;
+mod ranges;
 mod raw;
 mod resolve;
 

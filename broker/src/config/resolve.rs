@@ -1,5 +1,6 @@
 //! From what was written to what is meant: plain values, checked against each other.
 
+use super::ranges::check_ranges;
 use super::raw::{Listener, Raw, Topics};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -14,7 +15,7 @@ pub enum ConfigError {
     Range {
         key: &'static str,
         value: String,
-        allowed: &'static str,
+        allowed: String,
     },
     #[error("two listeners are called `{0}`; give each a name of its own")]
     ListenerTwice(String),
@@ -122,7 +123,7 @@ impl TryFrom<Raw> for Config {
                 return Err(ConfigError::Range {
                     key: "log.format",
                     value: format!("`{other}`"),
-                    allowed: "text or json",
+                    allowed: "text or json".into(),
                 });
             }
         };
@@ -146,7 +147,7 @@ impl TryFrom<Raw> for Config {
                 min_session_timeout_ms: g.min_session_timeout_ms,
                 max_session_timeout_ms: g.max_session_timeout_ms,
                 max_size: g.max_size,
-                offsets_retention_ms: g.offsets_retention_minutes * 60_000,
+                offsets_retention_ms: g.offsets_retention_minutes.saturating_mul(60_000),
             },
             storage: StorageConfig {
                 wal_budget_bytes: s.wal_budget_bytes,
@@ -168,116 +169,6 @@ impl TryFrom<Raw> for Config {
             log_level: raw.log.level,
             warnings,
         })
-    }
-}
-
-fn check_ranges(raw: &Raw) -> Result<(), ConfigError> {
-    let (k, t, s, l, g) = (
-        &raw.kafka,
-        &raw.topics,
-        &raw.storage,
-        &raw.limits,
-        &raw.group,
-    );
-    let rules: [(&'static str, i128, bool, &'static str); 15] = [
-        (
-            "topics.default_partitions",
-            t.default_partitions.into(),
-            (1..=10_000).contains(&t.default_partitions),
-            "from 1 to 10000",
-        ),
-        (
-            "topics.default_replication_factor",
-            t.default_replication_factor.into(),
-            t.default_replication_factor == 1,
-            "1 on a single broker",
-        ),
-        (
-            "topics.offsets_partitions",
-            t.offsets_partitions.into(),
-            (1..=1_000).contains(&t.offsets_partitions),
-            "from 1 to 1000",
-        ),
-        (
-            "topics.max_message_bytes",
-            t.max_message_bytes as i128,
-            (1..=64 << 20).contains(&t.max_message_bytes),
-            "from 1 to 67108864",
-        ),
-        (
-            "topics.segment_bytes",
-            t.segment_bytes.into(),
-            (1 << 20..=1 << 30).contains(&t.segment_bytes),
-            "from 1048576 to 1073741824",
-        ),
-        (
-            "kafka.fetch_max_bytes",
-            k.fetch_max_bytes as i128,
-            k.fetch_max_bytes >= 1024,
-            "at least 1024",
-        ),
-        (
-            "kafka.producer_id_expiration_ms",
-            k.producer_id_expiration_ms.into(),
-            k.producer_id_expiration_ms >= 1,
-            "at least 1",
-        ),
-        (
-            "storage.wal_budget_bytes",
-            s.wal_budget_bytes.into(),
-            s.wal_budget_bytes >= 128 << 20,
-            "at least 134217728 (128 MiB)",
-        ),
-        (
-            "storage.tail_budget_bytes",
-            s.tail_budget_bytes as i128,
-            s.tail_budget_bytes >= 1 << 20,
-            "at least 1048576 (1 MiB)",
-        ),
-        (
-            "storage.checkpoint_interval_ms",
-            s.checkpoint_interval_ms.into(),
-            s.checkpoint_interval_ms >= 100,
-            "at least 100",
-        ),
-        (
-            "storage.retention_check_interval_ms",
-            s.retention_check_interval_ms.into(),
-            s.retention_check_interval_ms >= 100,
-            "at least 100",
-        ),
-        (
-            "limits.max_frame_bytes",
-            l.max_frame_bytes as i128,
-            (1024..=(1 << 30)).contains(&l.max_frame_bytes),
-            "from 1024 to 1073741824",
-        ),
-        (
-            "limits.in_flight_bytes",
-            l.in_flight_bytes as i128,
-            l.in_flight_bytes >= l.max_frame_bytes,
-            "at least limits.max_frame_bytes, or the largest frame could never arrive",
-        ),
-        (
-            "limits.requests_in_flight",
-            l.requests_in_flight as i128,
-            (1..=1_000).contains(&l.requests_in_flight),
-            "from 1 to 1000",
-        ),
-        (
-            "group.max_session_timeout_ms",
-            g.max_session_timeout_ms.into(),
-            g.max_session_timeout_ms >= g.min_session_timeout_ms,
-            "at least group.min_session_timeout_ms",
-        ),
-    ];
-    match rules.into_iter().find(|(_, _, holds, _)| !holds) {
-        Some((key, value, _, allowed)) => Err(ConfigError::Range {
-            key,
-            value: value.to_string(),
-            allowed,
-        }),
-        None => Ok(()),
     }
 }
 
@@ -447,11 +338,23 @@ mod tests {
             "`topics.default_partitions` is 0, must be from 1 to 10000"
         );
         assert!(with(|r| r.limits.in_flight_bytes = 1024).is_err());
+        // A batch of this size would not fit the write-ahead log, and end its partition for good.
+        assert!(with(|r| r.topics.max_message_bytes = 64 << 20).is_err());
+        assert!(with(|r| r.topics.retention_ms = -2).is_err());
+        assert!(with(|r| r.limits.max_connections = usize::MAX).is_err());
+        assert!(with(|r| r.limits.idle_timeout_ms = u64::MAX).is_err());
         assert!(with(|r| r.log.format = "xml".into()).is_err());
         assert!(matches!(
             with(|r| r.admin.addr = "nowhere".into()),
             Err(ConfigError::Address { .. })
         ));
+    }
+
+    #[test]
+    fn offsets_that_are_to_be_kept_for_ever_are() {
+        let config = with(|r| r.group.offsets_retention_minutes = i64::MAX).unwrap();
+        assert_eq!(config.group.offsets_retention_ms, i64::MAX);
+        assert!(with(|r| r.group.offsets_retention_minutes = 0).is_err());
     }
 
     #[test]
