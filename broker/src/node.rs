@@ -15,7 +15,7 @@ use crate::topic_config::TopicDefaults;
 use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, RecoveryProgress};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -82,6 +82,9 @@ pub struct Node {
     registry: Arc<Registry>,
     disk: Disk,
     tasks: JoinSet<()>,
+    /// Tells requests that are parked to end.
+    stopping: watch::Sender<bool>,
+    /// Tells the other doors to close.
     stop: watch::Sender<bool>,
     failed: watch::Receiver<Option<String>>,
     _sampling: metrics::Sampling,
@@ -156,8 +159,17 @@ impl Node {
         tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
+        tasks.spawn(forget_deleted_topics(cluster.clone(), groups.clone()));
         let sampling = sample(&cluster, &registry, &disk);
-        let server = serve(&config, listeners, &cluster, &registry, groups);
+        let stopping = watch::channel(false).0;
+        let server = serve(
+            &config,
+            listeners,
+            &cluster,
+            &registry,
+            groups,
+            stopping.subscribe(),
+        );
         health.set(Phase::Ready);
         metrics::set_ready(true);
         Ok(Node {
@@ -168,6 +180,7 @@ impl Node {
             registry,
             disk,
             tasks,
+            stopping,
             stop,
             failed,
             _sampling: sampling,
@@ -199,6 +212,7 @@ impl Node {
     pub async fn stop(mut self, deadline: Duration) {
         let begun = Instant::now();
         self.health.set(Phase::Draining);
+        self.stopping.send_replace(true);
         self.server
             .drain(deadline.saturating_sub(begun.elapsed()))
             .await;
@@ -234,6 +248,25 @@ async fn wait_until_serving(registry: &Registry) {
         .is_err()
     {
         warn!("some partitions do not serve yet; requests for them are answered so");
+    }
+}
+
+/// A deleted topic's offsets go with it. Those that a crash spares are not served, as their topic's id is
+/// no topic's any more, and go when they expire.
+async fn forget_deleted_topics(cluster: Arc<Cluster>, groups: Arc<Coordinator>) {
+    let mut view = cluster.watch();
+    let mut before = view.borrow_and_update().clone();
+    while view.changed().await.is_ok() {
+        let now = view.borrow_and_update().clone();
+        let known = before.topics.keys();
+        let gone: BTreeSet<_> = known
+            .filter(|id| !now.topics.contains_key(id))
+            .map(|id| id.to_bytes())
+            .collect();
+        if !gone.is_empty() {
+            groups.topics_deleted(gone).await;
+        }
+        before = now;
     }
 }
 
@@ -427,6 +460,7 @@ fn serve(
     cluster: &Arc<Cluster>,
     registry: &Arc<Registry>,
     groups: Arc<Coordinator>,
+    stopping: watch::Receiver<bool>,
 ) -> Server {
     let settings = Settings {
         auto_create_topics: config.topics.auto_create,
@@ -440,6 +474,7 @@ fn serve(
         groups,
         settings,
         now_ms,
+        stopping,
     };
     let l = &config.limits;
     let bounds = ConnectionLimits {

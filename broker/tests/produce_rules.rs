@@ -8,87 +8,15 @@
 mod common;
 
 use bytes::{Bytes, BytesMut};
-use common::{Broker, exchange};
+use common::Broker;
+use common::requests::*;
 use logd_proto::ErrorCode;
-use logd_proto::api::{decode_response, encode_request};
+use logd_proto::api::encode_request;
 use logd_proto::message;
 use logd_proto::messages::*;
-use logd_proto::record_batch::{BatchBuilder, HEADER_BYTES, with_max_timestamp};
-use produce_response::PartitionProduceResponse;
-use tokio::net::TcpStream;
+use logd_proto::record_batch::{HEADER_BYTES, with_max_timestamp};
 
 const TOPIC: &str = "rules";
-
-/// Before topics are named by id.
-const PRODUCE_VERSION: i16 = 9;
-
-async fn ask<R: RequestResponsePair>(
-    socket: &mut TcpStream,
-    request: &R,
-    version: i16,
-) -> R::Response {
-    let frame = encode_request(request, version, 7, Some("rules")).expect("it encodes");
-    let answer = exchange(socket, &frame.to_bytes())
-        .await
-        .expect("an answer");
-    decode_response::<R>(answer, version).expect("it decodes").1
-}
-
-async fn create(socket: &mut TcpStream, partitions: i32) {
-    let wanted = message!(create_topics_request::CreatableTopic {
-        name: TOPIC.into(),
-        num_partitions: partitions,
-        replication_factor: 1
-    });
-    let request = message!(CreateTopicsRequest {
-        topics: vec![wanted],
-        timeout_ms: 30_000
-    });
-    let created = ask(socket, &request, 5).await;
-    assert_eq!(
-        created.topics[0].error_code, 0,
-        "{:?}",
-        created.topics[0].error_message
-    );
-}
-
-fn produce(topic: &str, acks: i16, timeout_ms: i32, batches: Vec<Bytes>) -> ProduceRequest {
-    let partition_data = batches
-        .into_iter()
-        .zip(0..)
-        .map(|(batch, index)| {
-            message!(produce_request::PartitionProduceData {
-                index,
-                records: Some(batch)
-            })
-        })
-        .collect();
-    let topic = message!(produce_request::TopicProduceData {
-        name: topic.into(),
-        partition_data
-    });
-    message!(ProduceRequest {
-        acks,
-        timeout_ms,
-        topic_data: vec![topic]
-    })
-}
-
-async fn produced(
-    socket: &mut TcpStream,
-    request: &ProduceRequest,
-) -> Vec<PartitionProduceResponse> {
-    let mut response = ask(socket, request, PRODUCE_VERSION).await;
-    response.responses.remove(0).partition_responses
-}
-
-fn batch(timestamp: i64) -> Bytes {
-    let mut batch = BatchBuilder::new();
-    batch
-        .push(timestamp, Some(b"k"), Some(b"value"), &[])
-        .expect("it fits");
-    batch.build().expect("it builds")
-}
 
 /// A batch whose checksum is right and whose only record is not: its length says more than there is.
 fn poisoned() -> Bytes {
@@ -101,7 +29,7 @@ fn poisoned() -> Bytes {
 async fn a_record_that_no_consumer_could_read_is_refused_and_spoils_nothing_beside_it() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;
-    create(&mut socket, 2).await;
+    create(&mut socket, TOPIC, 2, &[]).await;
     let request = produce(TOPIC, -1, 30_000, vec![poisoned(), batch(1)]);
     let answers = produced(&mut socket, &request).await;
     assert_eq!(answers[0].error_code, ErrorCode::InvalidRecord.code());
@@ -118,7 +46,7 @@ async fn a_record_that_no_consumer_could_read_is_refused_and_spoils_nothing_besi
 async fn a_header_that_lies_about_its_latest_time_does_not_lead_look_ups_astray() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;
-    create(&mut socket, 1).await;
+    create(&mut socket, TOPIC, 1, &[]).await;
     let lie = |bytes: Bytes, timestamp| with_max_timestamp(&bytes, timestamp);
     for lying in [lie(batch(1_000), 9_000), lie(batch(5_000), 0)] {
         let answers = produced(&mut socket, &produce(TOPIC, -1, 30_000, vec![lying])).await;
@@ -149,7 +77,7 @@ async fn a_header_that_lies_about_its_latest_time_does_not_lead_look_ups_astray(
 async fn a_time_limit_of_nothing_is_no_refusal() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;
-    create(&mut socket, 1).await;
+    create(&mut socket, TOPIC, 1, &[]).await;
     for (acks, offset) in [(1, 0), (-1, 1)] {
         let answers = produced(&mut socket, &produce(TOPIC, acks, 0, vec![batch(1)])).await;
         assert_eq!(

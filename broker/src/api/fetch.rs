@@ -86,7 +86,10 @@ async fn read_or_wait(
         match &mut watching {
             Some(receivers) => {
                 let since = Instant::now();
-                let progress = any_progress(receivers, deadline).await;
+                let progress = tokio::select! {
+                    progress = any_progress(receivers, deadline) => progress,
+                    () = services.stop() => false,
+                };
                 metrics::fetch_waited(since.elapsed());
                 *parked += since.elapsed();
                 if !progress {

@@ -13,13 +13,18 @@ use super::{Answer, Answering, Context, Services, later};
 use crate::group::{Name, Refusal};
 use logd_proto::api::Request;
 use logd_proto::{ErrorCode, StrBytes};
+use std::future::Future;
 use std::sync::Arc;
 
 pub async fn take(services: Arc<Services>, context: Context, request: Request) -> Answering {
     let groups = &services.groups;
     match request {
-        Request::JoinGroup(r) => later(membership::join(groups, &context, r).await),
-        Request::SyncGroup(r) => later(membership::sync(groups, &context, r).await),
+        Request::JoinGroup(r) => {
+            later(membership::join(groups, &context, r, services.stop()).await)
+        }
+        Request::SyncGroup(r) => {
+            later(membership::sync(groups, &context, r, services.stop()).await)
+        }
         Request::Heartbeat(r) => later(membership::heartbeat(groups, r).await),
         Request::LeaveGroup(r) => later(membership::leave(groups, &context, r).await),
         Request::OffsetCommit(r) => {
@@ -72,6 +77,19 @@ async fn outcome<T>(
     submitted: Result<crate::group::Answer<Result<T, Refusal>>, Refusal>,
 ) -> Result<T, Refusal> {
     submitted?.wait().await?
+}
+
+/// The answer, or a refusal that sends the client to look for its coordinator again when the broker stops
+/// first: what waits for other members could wait for minutes.
+async fn unless_stopped<T>(
+    answer: impl Future<Output = Result<T, Refusal>>,
+    stop: impl Future<Output = ()>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        biased;
+        answered = answer => answered,
+        () = stop => Err(Refusal::NotCoordinator),
+    }
 }
 
 /// Membership needs a group with a name; offsets, for the sake of very old clients, do not.

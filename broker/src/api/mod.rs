@@ -25,6 +25,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Who asks, and in which version.
 #[derive(Debug, Clone)]
@@ -77,6 +78,8 @@ pub struct Services {
     pub settings: Settings,
     /// Milliseconds since the epoch.
     pub now_ms: fn() -> i64,
+    /// Turns true when the broker stops: requests that are parked are answered then, not waited for.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// The broker's [`Handler`].
@@ -113,6 +116,13 @@ impl Handler for Api {
 }
 
 impl Services {
+    /// Resolves when the broker stops. Owns what it needs, for futures that are answers.
+    fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.clone();
+        // An error means that the node is gone, which is a stop too.
+        async move { drop(stopping.wait_for(|stop| *stop).await) }
+    }
+
     /// A partition by topic name, as older versions name it.
     fn partition_by_name(&self, topic: &str, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         let state = self.cluster.view();

@@ -11,7 +11,7 @@ use super::event::{Commit, Millis, Name, Refusal, Ticket, Token, Verdict, Verdic
 use super::member::subscribed_topics;
 use super::offsets::Change as OffsetChange;
 use super::rebalance::Change;
-use super::record::{CommittedOffset, Record};
+use super::record::{CommittedOffset, Record, TopicId};
 use super::state::{Group, Outbox, Phase};
 
 impl Group {
@@ -175,8 +175,8 @@ impl Group {
         }
     }
 
-    pub(super) fn on_topics_deleted(&mut self, topics: &BTreeSet<Name>, out: &mut Outbox) {
-        self.forget_offsets(self.offsets.of_topics(|topic| topics.contains(topic)), out);
+    pub(super) fn on_topics_deleted(&mut self, topics: &BTreeSet<TopicId>, out: &mut Outbox) {
+        self.forget_offsets(self.offsets.of_topics(topics), out);
     }
 
     fn forget_offsets(&mut self, places: Vec<(Name, i32)>, out: &mut Outbox) {

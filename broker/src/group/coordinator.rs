@@ -19,6 +19,7 @@ use crate::metrics;
 
 use super::event::{Event, Millis, Name, Refusal, Ticket};
 use super::log::OffsetsTopic;
+use super::record::TopicId;
 use super::state::{Group, Limits};
 use super::worker::{Listed, Message, Worker};
 
@@ -157,7 +158,7 @@ impl Coordinator {
     }
 
     /// Forgets the offsets of deleted topics.
-    pub async fn topics_deleted(&self, topics: BTreeSet<Name>) {
+    pub async fn topics_deleted(&self, topics: BTreeSet<TopicId>) {
         for mailbox in self.led() {
             if post(&mailbox, Message::TopicsDeleted(topics.clone()))
                 .await

@@ -366,8 +366,9 @@ pub enum Event {
     Delete(Ticket<Result<(), Refusal>>),
     /// OffsetDelete: one verdict per partition, in order.
     DeleteOffsets(Ticket<Verdicts>, Vec<(Name, i32)>),
-    /// These topics are gone, and their offsets with them.
-    TopicsDeleted(BTreeSet<Name>),
+    /// The topics of these ids are gone, and their offsets with them. By id: a topic that has the
+    /// name now may have offsets of its own.
+    TopicsDeleted(BTreeSet<TopicId>),
     /// Time to forget what retention no longer protects.
     Expire,
     /// A deadline may have passed.

@@ -5,10 +5,10 @@
 //!
 //! Not here: who may commit (see `commit`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::{FetchedOffset, Millis, Name, Token, Wanted};
-use super::record::{CommittedOffset, Record};
+use super::record::{CommittedOffset, Record, TopicId};
 
 /// A topic's partition.
 pub(super) type Place = (Name, i32);
@@ -91,11 +91,22 @@ impl Offsets {
         all
     }
 
-    /// The committed places of the topics that `gone` names.
-    pub(super) fn of_topics(&self, gone: impl Fn(&Name) -> bool) -> Vec<Place> {
-        self.all()
+    /// The places whose latest offset, also one on its way, was committed for a topic among `gone`.
+    pub(super) fn of_topics(&self, gone: &BTreeSet<TopicId>) -> Vec<Place> {
+        let committed = self
+            .committed
+            .iter()
+            .map(|(place, offset)| (place, Some(offset)));
+        let coming = self.on_their_way.values().flatten();
+        let coming = coming.map(|(place, offset)| (place, offset.as_ref()));
+        let latest: BTreeMap<&Place, Option<&CommittedOffset>> = committed.chain(coming).collect();
+        let is_gone = |offset: Option<&CommittedOffset>| {
+            offset.is_some_and(|offset| gone.contains(&offset.topic_id))
+        };
+        latest
             .into_iter()
-            .filter(|(topic, _)| gone(topic))
+            .filter(|(_, offset)| is_gone(*offset))
+            .map(|(place, _)| place.clone())
             .collect()
     }
 

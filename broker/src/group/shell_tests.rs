@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::log::{AppendError, OffsetsLog, OffsetsTopic, ReadError};
-use super::tests::{commit, old_client};
+use super::tests::{TOPIC_ID, commit, old_client};
 use super::*;
 
 /// What the next append comes to.
@@ -371,7 +371,7 @@ async fn offsets_expire_by_the_clock_alone_and_stay_expired() {
 async fn a_deleted_topic_takes_its_offsets_along() {
     let (groups, _log) = coordinator();
     commit_offset(&groups, "g", 5).await.unwrap();
-    groups.topics_deleted(["t".into()].into()).await;
+    groups.topics_deleted([TOPIC_ID].into()).await;
     pause(50).await;
     assert_eq!(committed(&groups, "g").await, Ok(None));
 }

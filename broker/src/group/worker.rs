@@ -25,6 +25,7 @@ use super::coordinator::Settings;
 use super::event::{Effect, Event, Millis, Name, Refusal, Ticket, Token, WriteError};
 use super::load::{Groups, load};
 use super::log::{AppendError, OffsetsLog, OffsetsTopic};
+use super::record::TopicId;
 use super::state::Group;
 
 /// Writes share a batch up to this size, so that one append stays quick.
@@ -69,7 +70,7 @@ pub(super) enum Message {
     /// Which groups are there?
     List(Ticket<Result<Vec<Listed>, Refusal>>),
     /// These topics are gone.
-    TopicsDeleted(BTreeSet<Name>),
+    TopicsDeleted(BTreeSet<TopicId>),
 }
 
 /// Why a worker stopped serving.
@@ -118,7 +119,7 @@ pub(super) struct Worker {
     pub(super) settings: Settings,
     pub(super) mailbox: mpsc::Receiver<Message>,
     /// Topics deleted while the groups were not here to hear it.
-    gone: BTreeSet<Name>,
+    gone: BTreeSet<TopicId>,
 }
 
 impl Worker {

@@ -1,6 +1,8 @@
 //! A real broker process for tests: its own folder, its own ports, killed when dropped.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod requests;
+
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -101,6 +103,23 @@ impl Broker {
         self.process.wait().expect("it ends");
         self.process = spawn(self.kafka, self.admin, self.data.path(), &self.environment);
         self.wait();
+    }
+
+    /// SIGTERM; how it ended, and how long that took.
+    pub fn terminate(&mut self) -> (std::process::ExitStatus, Duration) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let begun = Instant::now();
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process"), Signal::TERM).expect("it runs");
+        (self.process.wait().expect("it ends"), begun.elapsed())
+    }
+
+    /// The value of one line of `/metrics`.
+    pub fn metric(&self, series: &str) -> f64 {
+        let page = self.get("/metrics");
+        let line = page.lines().find(|line| line.starts_with(series));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        value.unwrap_or(0.0)
     }
 
     pub fn is_alive(&mut self) -> bool {

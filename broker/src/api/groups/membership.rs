@@ -1,7 +1,7 @@
 //! JoinGroup, SyncGroup, Heartbeat, LeaveGroup.
 
 use super::super::Context;
-use super::{code, instance, name, named, outcome, verdict, wire};
+use super::{code, instance, name, named, outcome, unless_stopped, verdict, wire};
 use crate::group::{
     Coordinator, Event, Heartbeat, Join, JoinReply, Joined, Leaving, Millis, Name, Protocol,
     Refusal, Sync, Verdicts,
@@ -29,11 +29,12 @@ const SYNC_PROTOCOL_SINCE: i16 = 5;
 /// From here on several leave at once (KIP-345).
 const LEAVE_BATCH_SINCE: i16 = 3;
 
-pub(super) async fn join(
+pub(super) async fn join<S: Future<Output = ()>>(
     groups: &Coordinator,
     context: &Context,
     request: JoinGroupRequest,
-) -> impl Future<Output = JoinGroupResponse> + use<> {
+    stop: S,
+) -> impl Future<Output = JoinGroupResponse> + use<S> {
     let version = context.version;
     let submitted = match named(&request.group_id) {
         Ok(group) => {
@@ -47,7 +48,9 @@ pub(super) async fn join(
     let asked_by = name(&request.member_id);
     async move {
         let reply = match submitted {
-            Ok(answer) => answer.wait().await.unwrap_or_else(JoinReply::Refused),
+            Ok(answer) => unless_stopped(answer.wait(), stop)
+                .await
+                .unwrap_or_else(JoinReply::Refused),
             Err(refusal) => JoinReply::Refused(refusal),
         };
         match reply {
@@ -127,11 +130,12 @@ fn not_joined(version: i16, member_id: &Name, code: ErrorCode) -> JoinGroupRespo
     })
 }
 
-pub(super) async fn sync(
+pub(super) async fn sync<S: Future<Output = ()>>(
     groups: &Coordinator,
     context: &Context,
     request: SyncGroupRequest,
-) -> impl Future<Output = SyncGroupResponse> + use<> {
+    stop: S,
+) -> impl Future<Output = SyncGroupResponse> + use<S> {
     let submitted = match check_sync(context, &request) {
         Ok(group) => {
             let sync = sync_event(&request);
@@ -142,7 +146,7 @@ pub(super) async fn sync(
         Err(refusal) => Err(refusal),
     };
     async move {
-        match outcome(submitted).await {
+        match unless_stopped(outcome(submitted), stop).await {
             Ok(share) => message!(SyncGroupResponse {
                 protocol_type: Some(wire(&share.protocol_type)),
                 protocol_name: Some(wire(&share.protocol)),

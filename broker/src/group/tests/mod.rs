@@ -266,6 +266,9 @@ pub(super) fn offer(name: &str, topics: &[&str]) -> Protocol {
     }
 }
 
+/// The id that the topic of every commit has.
+pub(super) const TOPIC_ID: [u8; 16] = [4; 16];
+
 pub(super) fn commit(id: &str, generation: i32, topic: &str, offset: i64) -> Commit {
     Commit {
         member_id: id.into(),
@@ -274,7 +277,7 @@ pub(super) fn commit(id: &str, generation: i32, topic: &str, offset: i64) -> Com
         retention: None,
         offsets: vec![OffsetToCommit {
             topic: topic.into(),
-            topic_id: [0; 16],
+            topic_id: TOPIC_ID,
             partition: 0,
             offset,
             leader_epoch: 3,

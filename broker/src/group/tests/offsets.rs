@@ -212,9 +212,23 @@ fn expiry_spares_an_offset_that_is_being_committed_anew() {
 fn the_offsets_of_a_deleted_topic_go_with_it() {
     let mut world = World::new();
     now(world.commit("", -1, 1)).unwrap();
-    world.step(Event::TopicsDeleted(["t".into()].into()));
+    world.step(Event::TopicsDeleted([TOPIC_ID].into()));
     assert_eq!(world.committed("t"), None);
     assert!(world.group.is_vacant());
+}
+
+#[test]
+fn the_offsets_of_a_topic_that_has_the_name_of_a_deleted_one_stay() {
+    let mut world = World::new();
+    now(world.commit("", -1, 1)).unwrap();
+    world.prompt = false;
+    let mut renewed = commit("", -1, "t", 2);
+    renewed.offsets[0].topic_id = [8; 16];
+    let of_the_new_one = world.ask(|ticket| Event::Commit(ticket, renewed));
+    world.step(Event::TopicsDeleted([TOPIC_ID].into()));
+    world.write_all();
+    now(of_the_new_one).unwrap();
+    assert_eq!(world.committed("t"), Some(2));
 }
 
 #[test]
