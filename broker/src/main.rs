@@ -20,7 +20,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Open files wanted: connections, segments, and room. The hard limit may give less.
 const OPEN_FILES: u64 = 1 << 20;
 
-/// A shell's word for "ended by SIGTERM", which a second signal while stopping comes to.
+/// A shell's word for "ended by SIGTERM": what a signal while starting or stopping comes to.
 const CUT_SHORT: u8 = 143;
 
 fn main() -> ExitCode {
@@ -80,9 +80,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let (deadline, data_dir) = (config.node.shutdown_timeout, config.node.data_dir.clone());
     let node = tokio::select! {
         started = Node::start(config) => started.context("logd cannot start")?,
-        // Nothing is served yet, so there is nothing to finish.
-        _ = term.recv() => return Ok(ExitCode::from(CUT_SHORT)),
-        _ = int.recv() => return Ok(ExitCode::from(CUT_SHORT)),
+        // Nothing is served yet, so there is nothing to finish; nor is a recovery waited for.
+        _ = term.recv() => return cut_short("signal while starting"),
+        _ = int.recv() => return cut_short("signal while starting"),
     };
     let facts = banner::Facts {
         bound: node.bound(),
@@ -103,8 +103,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     tokio::select! {
         () = node.stop(deadline) => Ok(ExitCode::SUCCESS),
-        _ = term.recv() => cut_short(),
-        _ = int.recv() => cut_short(),
+        _ = term.recv() => cut_short("second signal"),
+        _ = int.recv() => cut_short("second signal"),
         () = tokio::time::sleep(deadline + Duration::from_secs(5)) => {
             error!(seconds = deadline.as_secs(), "stopping took too long; the next start recovers");
             std::process::exit(1)
@@ -113,8 +113,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 /// Threads of the disk may be in the middle of a write: ending here is what a crash would be, and as safe.
-fn cut_short() -> anyhow::Result<ExitCode> {
-    warn!("second signal: exiting at once; the next start recovers");
+fn cut_short(why: &str) -> anyhow::Result<ExitCode> {
+    warn!("{why}: exiting at once; the next start recovers");
     std::process::exit(i32::from(CUT_SHORT))
 }
 

@@ -178,6 +178,27 @@ async fn a_topic_that_is_deleted_and_made_again_under_its_users_is_another_topic
 }
 
 #[tokio::test]
+async fn a_request_for_a_flood_of_partitions_is_refused_where_it_becomes_one() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let wanted = |name: &str| {
+        message!(create_topics_request::CreatableTopic {
+            name: name.into(),
+            num_partitions: 6_000,
+            replication_factor: 1
+        })
+    };
+    let request = message!(CreateTopicsRequest {
+        topics: vec![wanted("a"), wanted("b")],
+        timeout_ms: 1_000,
+        validate_only: true
+    });
+    let answers = ask(&mut socket, &request, 5).await.topics;
+    let codes = [answers[0].error_code, answers[1].error_code];
+    assert_eq!(codes, [0, ErrorCode::PolicyViolation.code()]);
+}
+
+#[tokio::test]
 async fn the_offsets_of_a_deleted_topic_are_forgotten() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;

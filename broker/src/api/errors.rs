@@ -35,6 +35,7 @@ pub fn create_topic(error: &CreateTopicError) -> ErrorCode {
         CreateTopicError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
         CreateTopicError::InvalidConfig(_) => ErrorCode::InvalidConfig,
         CreateTopicError::InvalidRequest(_) => ErrorCode::InvalidRequest,
+        CreateTopicError::TooMuchAtOnce(_) => ErrorCode::PolicyViolation,
         CreateTopicError::TimedOut => ErrorCode::RequestTimedOut,
         CreateTopicError::Unavailable(_) => ErrorCode::NotController,
     }

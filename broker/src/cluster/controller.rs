@@ -28,6 +28,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often the metadata group's log is cut behind its snapshot.
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
 
+/// Partitions that one request may create, as in Kafka: each is a group with its tasks and files.
+const PARTITIONS_PER_REQUEST_MAX: i32 = 10_000;
+
 /// What this broker says of itself.
 #[derive(Debug, Clone)]
 pub struct BrokerSpec {
@@ -188,6 +191,7 @@ impl Cluster {
             .map(|t| t.name.clone())
             .collect();
         let mut answers = Vec::with_capacity(topics.len());
+        let mut room = PARTITIONS_PER_REQUEST_MAX;
         for topic in topics {
             answers.push(if twice.contains(&topic.name) {
                 Err(CreateTopicError::InvalidRequest(format!(
@@ -195,7 +199,7 @@ impl Cluster {
                     topic.name
                 )))
             } else {
-                self.create_topic(topic, validate_only).await
+                self.create_topic(topic, validate_only, &mut room).await
             });
         }
         if !validate_only {
@@ -208,9 +212,14 @@ impl Cluster {
         &self,
         topic: NewTopic,
         validate_only: bool,
+        room: &mut i32,
     ) -> Result<CreatedTopic, CreateTopicError> {
         let state = self.view();
         let (record, created) = plan(&state, topic, self.defaults)?;
+        if created.partitions > *room {
+            return Err(CreateTopicError::TooMuchAtOnce(PARTITIONS_PER_REQUEST_MAX));
+        }
+        *room -= created.partitions;
         if validate_only {
             return Ok(created);
         }

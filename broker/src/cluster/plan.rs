@@ -53,6 +53,8 @@ pub enum CreateTopicError {
     InvalidConfig(String),
     #[error("{0}")]
     InvalidRequest(String),
+    #[error("Excessively large number of partitions per request: at most {0}. Ask in several.")]
+    TooMuchAtOnce(i32),
     #[error("the topic is created, but its partitions do not serve yet")]
     TimedOut,
     #[error("{0}")]
