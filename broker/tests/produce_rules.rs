@@ -14,7 +14,7 @@ use logd_proto::ErrorCode;
 use logd_proto::api::encode_request;
 use logd_proto::message;
 use logd_proto::messages::*;
-use logd_proto::record_batch::{HEADER_BYTES, with_max_timestamp};
+use logd_proto::record_batch::{BatchBuilder, HEADER_BYTES, with_max_timestamp};
 
 const TOPIC: &str = "rules";
 
@@ -120,4 +120,47 @@ async fn the_groups_topic_has_its_shape_whoever_asks_first_and_takes_no_records_
     let request = produce("__consumer_offsets", -1, 30_000, vec![batch(1)]);
     let answers = produced(&mut socket, &request).await;
     assert_eq!(answers[0].error_code, ErrorCode::InvalidTopic.code());
+}
+
+#[tokio::test]
+async fn a_batch_sent_again_is_answered_as_the_first_time_also_after_kill_9() {
+    let mut broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let stamped = [("message.timestamp.type", "LogAppendTime")];
+    create(&mut socket, TOPIC, 1, &stamped).await;
+    let init = message!(InitProducerIdRequest {
+        transactional_id: None,
+        producer_id: -1,
+        producer_epoch: -1
+    });
+    let id = ask(&mut socket, &init, 4).await.producer_id;
+    let numbered = |epoch: i16, first: i32| {
+        let mut batch = BatchBuilder::new().producer(id, epoch, first);
+        batch.push(1, None, Some(b"value"), &[]).expect("it fits");
+        produce(TOPIC, -1, 30_000, vec![batch.build().expect("it builds")])
+    };
+    let mut first_time = Vec::new();
+    for first in 0..3 {
+        first_time.push(produced(&mut socket, &numbered(0, first)).await.remove(0));
+    }
+    for restart in [false, true] {
+        if restart {
+            broker.kill_and_restart();
+            socket = broker.connect().await;
+        }
+        for (first, before) in (0..3).zip(&first_time) {
+            let again = &produced(&mut socket, &numbered(0, first)).await[0];
+            assert_eq!(
+                (again.error_code, again.base_offset),
+                (0, before.base_offset)
+            );
+            assert_eq!(again.log_append_time_ms, before.log_append_time_ms);
+        }
+        let gap = &produced(&mut socket, &numbered(0, 7)).await[0];
+        assert_eq!(gap.error_code, ErrorCode::OutOfOrderSequenceNumber.code());
+    }
+    let bumped = &produced(&mut socket, &numbered(1, 0)).await[0];
+    assert_eq!((bumped.error_code, bumped.base_offset), (0, 3));
+    let fenced = &produced(&mut socket, &numbered(0, 3)).await[0];
+    assert_eq!(fenced.error_code, ErrorCode::InvalidProducerEpoch.code());
 }

@@ -3,7 +3,7 @@
 use super::producers::Sequence;
 use super::*;
 use logd_proto::record_batch::{BatchBuilder, BatchHeader};
-use logd_storage::vfs::RealFs;
+use logd_storage::vfs::{Fault, RealFs, SimFs};
 use logd_storage::{DiskOptions, LogKey};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -21,6 +21,10 @@ async fn open_at(clock: Clock) -> (tempfile::TempDir, Arc<Partition>) {
     let dir = tempfile::tempdir().unwrap();
     let options = DiskOptions::default();
     let disk = Disk::open(Arc::new(RealFs), dir.path(), options, &|_| {}).unwrap();
+    (dir, open_on(disk, clock).await)
+}
+
+async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
     let config = Arc::new(TopicConfig::default());
     let key = LogKey {
         topic: [7; 16],
@@ -40,7 +44,7 @@ async fn open_at(clock: Clock) -> (tempfile::TempDir, Arc<Partition>) {
     };
     let partition = Partition::open(spec, disk, log).await.unwrap();
     partition.serving(PATIENCE).await.unwrap();
-    (dir, partition)
+    partition
 }
 
 pub(super) fn valid(bytes: Bytes) -> ValidBatch {
@@ -150,4 +154,45 @@ async fn a_producer_that_fell_silent_is_forgotten_while_others_go_on() {
         .await
         .unwrap();
     assert_eq!(partition.producers(), 1, "only the one that is heard of");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_refuses_clients_and_takes_what_is_internal() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        reserve_bytes: u64::MAX / 2,
+        ..DiskOptions::default()
+    };
+    let disk = Disk::open(Arc::new(RealFs), dir.path(), options, &|_| {}).unwrap();
+    let partition = open_on(disk, Arc::new(|| 0)).await;
+    let refused = partition.append(numbered(9, 0)).await.unwrap_err();
+    assert_eq!(refused, AppendError::DiskFull);
+    let taken = partition.append_internal(numbered(9, 0)).await.unwrap();
+    assert_eq!(landed(taken).await.unwrap().base_offset, 0);
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_after_a_write_that_failed() {
+    let fs = SimFs::new(1);
+    let root = std::path::Path::new("/data");
+    let disk = Disk::open(Arc::new(fs.clone()), root, DiskOptions::default(), &|_| {}).unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let tell = parking_lot::Mutex::new(Some(tell));
+    disk.on_fatal(Box::new(move |why| {
+        if let Some(tell) = tell.lock().take() {
+            tell.send(why.to_owned()).unwrap();
+        }
+    }));
+    let partition = open_on(disk, Arc::new(|| 0)).await;
+    fs.inject(Fault::PowerAfter(1));
+    for first in 0..3 {
+        let fate = match partition.append(numbered(9, first)).await {
+            Ok(appending) => landed(appending).await,
+            Err(refused) => Err(refused),
+        };
+        assert!(fate.is_err(), "{fate:?}");
+    }
+    let why = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
+    assert!(!why.is_empty(), "the process is told to stop");
+    assert_eq!(partition.offsets().high_watermark, 0);
 }
