@@ -4,7 +4,7 @@
 //! Bounds: requests in flight, bytes held while a frame arrives (the broker's budget), bytes waiting to be
 //! written (no more requests are read until they are), and time: idle, mid-frame, and unread answers.
 
-use super::limits::{FREE_BYTES, Limits};
+use super::limits::{FREE_BYTES, Held, Limits};
 use crate::api::{Answer, Context, Handler};
 use crate::metrics;
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -83,8 +83,7 @@ struct Inbox {
     buffer: BytesMut,
     /// Size of the frame whose prefix has been read.
     frame: Option<usize>,
-    held: Option<OwnedSemaphorePermit>,
-    held_bytes: usize,
+    held: Held,
 }
 
 impl Inbox {
@@ -92,16 +91,12 @@ impl Inbox {
         Self {
             buffer: BytesMut::with_capacity(FREE_BYTES),
             frame: None,
-            held: None,
-            held_bytes: 0,
+            held: Held::default(),
         }
     }
 
     /// Cuts a whole frame off the front, with the bytes of the budget it holds.
-    fn next(
-        &mut self,
-        limit: usize,
-    ) -> Result<Option<(Bytes, Option<OwnedSemaphorePermit>)>, FrameError> {
+    fn next(&mut self, limit: usize) -> Result<Option<(Bytes, Held)>, FrameError> {
         if self.frame.is_none()
             && let Some(prefix) = self.buffer.first_chunk::<SIZE_BYTES>()
         {
@@ -111,11 +106,8 @@ impl Inbox {
         match self.frame {
             Some(size) if self.buffer.len() >= size => {
                 self.frame = None;
-                self.held_bytes = 0;
-                Ok(Some((
-                    self.buffer.split_to(size).freeze(),
-                    self.held.take(),
-                )))
+                let held = std::mem::take(&mut self.held);
+                Ok(Some((self.buffer.split_to(size).freeze(), held)))
             }
             _ => Ok(None),
         }
@@ -136,7 +128,8 @@ impl Inbox {
             .map_or(0, |size| size.saturating_sub(self.buffer.len()));
         let room = missing.clamp(FREE_BYTES, READ_AHEAD_BYTES);
         if missing > FREE_BYTES {
-            self.hold(room, limits).await;
+            let wanted = self.buffer.len() + room;
+            limits.hold(&mut self.held, wanted).await;
         }
         if self.buffer.capacity() - self.buffer.len() < room.min(missing.max(1)) {
             self.buffer.reserve(room);
@@ -144,20 +137,6 @@ impl Inbox {
         match socket.read_buf(&mut self.buffer).await? {
             0 => Err(Ended::ByClient),
             _ => Ok(()),
-        }
-    }
-
-    async fn hold(&mut self, room: usize, limits: &Limits) {
-        let wanted = self.buffer.len() + room;
-        if wanted <= self.held_bytes {
-            return;
-        }
-        if let Some(more) = limits.hold(wanted - self.held_bytes).await {
-            self.held_bytes = wanted;
-            match &mut self.held {
-                Some(held) => held.merge(more),
-                None => self.held = Some(more),
-            }
         }
     }
 }
@@ -309,7 +288,7 @@ async fn take<H: Handler>(
     peer: SocketAddr,
     listener: &std::sync::Arc<str>,
     frame: Bytes,
-    held: Option<OwnedSemaphorePermit>,
+    held: Held,
 ) -> Result<InFlight, Ended> {
     let (header, body) = match split_request(frame) {
         Err(HeaderError::UnsupportedVersion {

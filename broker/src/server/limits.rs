@@ -18,6 +18,16 @@ struct Shared {
     per_address_max: usize,
     per_address: Mutex<HashMap<IpAddr, usize>>,
     bytes: Arc<Semaphore>,
+    /// One connection at a time may finish its frame beyond the budget.
+    finisher: Arc<Semaphore>,
+}
+
+/// What a frame holds of the budget, until its request is answered.
+#[derive(Debug, Default)]
+pub struct Held {
+    permit: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+    finisher: Option<OwnedSemaphorePermit>,
 }
 
 /// Cloned into every listener: the limits are the broker's, not one listener's.
@@ -60,6 +70,7 @@ impl Limits {
             bytes: Arc::new(Semaphore::new(
                 bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS),
             )),
+            finisher: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -87,10 +98,31 @@ impl Limits {
         })
     }
 
-    /// Waits until `bytes` more may be held.
-    pub async fn hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok()?;
-        self.0.bytes.clone().acquire_many_owned(units).await.ok()
+    /// Waits until `held` may be of so many bytes. Frames that are half here hold what all of them wait for:
+    /// one of those goes on beyond the budget, so that it ends, and gives back what it holds.
+    pub async fn hold(&self, held: &mut Held, bytes: usize) {
+        if bytes <= held.bytes || held.finisher.is_some() {
+            return;
+        }
+        let Ok(units) = u32::try_from((bytes - held.bytes).div_ceil(UNIT_BYTES)) else {
+            return;
+        };
+        let half_here = held.permit.is_some();
+        tokio::select! {
+            biased;
+            Ok(more) = self.0.bytes.clone().acquire_many_owned(units) => {
+                held.bytes = bytes;
+                match &mut held.permit {
+                    Some(permit) => permit.merge(more),
+                    None => held.permit = Some(more),
+                }
+            }
+            Ok(finisher) = self.0.finisher.clone().acquire_owned(), if half_here => {
+                held.finisher = Some(finisher);
+            }
+            // Neither is ever closed.
+            else => {}
+        }
     }
 }
 
@@ -137,11 +169,13 @@ mod tests {
     #[tokio::test]
     async fn bytes_held_are_given_back() {
         let limits = Limits::new(1, 1, 4096);
-        let held = limits.hold(4096).await;
-        let waiting =
-            tokio::time::timeout(std::time::Duration::from_millis(20), limits.hold(1)).await;
-        assert!(waiting.is_err(), "no room is left");
+        let (mut held, mut waiting) = (Held::default(), Held::default());
+        limits.hold(&mut held, 4096).await;
+        let wait = limits.hold(&mut waiting, 1);
+        let waited = tokio::time::timeout(std::time::Duration::from_millis(20), wait).await;
+        assert!(waited.is_err(), "no room is left");
         drop(held);
-        assert!(limits.hold(1).await.is_some());
+        limits.hold(&mut waiting, 1).await;
+        assert_eq!(waiting.bytes, 1);
     }
 }

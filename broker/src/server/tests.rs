@@ -78,6 +78,10 @@ fn bounds() -> ConnectionLimits {
 }
 
 fn connect(bounds: ConnectionLimits) -> Client {
+    connect_within(bounds, Limits::new(10, 10, 1 << 20))
+}
+
+fn connect_within(bounds: ConnectionLimits, limits: Limits) -> Client {
     let (pipe, socket) = tokio::io::duplex(64 * 1024);
     let handler = Arc::new(Held::default());
     let (stop, stopping) = watch::channel(false);
@@ -86,7 +90,7 @@ fn connect(bounds: ConnectionLimits) -> Client {
         peer: "127.0.0.1:1".parse().expect("an address"),
         listener: "test".into(),
         handler: handler.clone(),
-        limits: Limits::new(10, 10, 1 << 20),
+        limits,
         bounds,
         stopping,
     };
@@ -284,4 +288,44 @@ async fn stopping_finishes_what_is_in_flight_and_takes_no_more() {
     client.handler.release(1);
     assert_eq!(client.answered().await, 1);
     client.served.await.expect("the connection ends by itself");
+}
+
+#[tokio::test]
+async fn frames_that_are_half_here_do_not_wait_for_each_other() {
+    let limits = Limits::new(10, 10, 2_500_000);
+    let bounds = ConnectionLimits {
+        frame_bytes_max: 8 << 20,
+        ..bounds()
+    };
+    let request = message!(HeartbeatRequest { generation_id: 1 });
+    let heartbeat = encode_request(&request, 0, 1, None)
+        .expect("it encodes")
+        .to_bytes();
+    // Bytes behind a request are ignored: a way to make a small one large.
+    let mut frame = heartbeat.to_vec();
+    frame.resize(2 << 20, 0);
+    let size = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&size.to_be_bytes());
+    let mut clients = [(); 2].map(|()| connect_within(bounds, limits.clone()));
+    for client in &mut clients {
+        client
+            .pipe
+            .write_all(&frame[..100_000])
+            .await
+            .expect("the beginning is read");
+    }
+    let rests = clients.iter_mut().map(|client| async {
+        client
+            .pipe
+            .write_all(&frame[100_000..])
+            .await
+            .expect("the rest is read");
+        client.handler.has_taken(1).await;
+        client.handler.release(1);
+        assert_eq!(client.answered().await, 1);
+    });
+    let all = futures_util::future::join_all(rests);
+    tokio::time::timeout(Duration::from_secs(4), all)
+        .await
+        .expect("all are answered");
 }
