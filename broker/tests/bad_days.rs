@@ -196,6 +196,8 @@ async fn a_request_for_a_flood_of_partitions_is_refused_where_it_becomes_one() {
     let answers = ask(&mut socket, &request, 5).await.topics;
     let codes = [answers[0].error_code, answers[1].error_code];
     assert_eq!(codes, [0, ErrorCode::PolicyViolation.code()]);
+    let counted = broker.metric("logd_kafka_errors_total{code=\"POLICY_VIOLATION\"}");
+    assert_eq!(counted, 1.0);
 }
 
 #[tokio::test]

@@ -2,8 +2,17 @@
 //! what a client is told.
 
 use crate::cluster::{CreateTopicError, DeleteTopicError};
+use crate::metrics;
 use crate::partition::{AppendError, ReadError};
 use logd_proto::ErrorCode;
+
+/// A code as it goes into an answer: counted, if it is an error.
+pub fn told(code: ErrorCode) -> i16 {
+    if !code.is_none() {
+        metrics::error_answered(code);
+    }
+    code.code()
+}
 
 pub fn append(error: &AppendError) -> ErrorCode {
     match error {

@@ -1,6 +1,6 @@
 //! FindCoordinator: which broker owns a group.
 
-use super::{Context, Services, Settings};
+use super::{Context, Services, Settings, errors};
 use crate::cluster::{CreateTopicError, NewTopic};
 use crate::group::OFFSETS_TOPIC;
 use logd_proto::messages::find_coordinator_response::Coordinator;
@@ -60,7 +60,7 @@ async fn one(services: &Services, context: &Context, key_type: i8, key: StrBytes
             key,
             node_id: -1,
             port: -1,
-            error_code: code.code(),
+            error_code: errors::told(code),
             error_message: Some(why.into())
         }),
     }

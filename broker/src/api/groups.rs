@@ -9,6 +9,7 @@ mod membership;
 mod offsets;
 mod overview;
 
+use super::errors::told;
 use super::{Answer, Answering, Context, Services, later};
 use crate::group::{Name, Refusal};
 use logd_proto::api::Request;
@@ -69,7 +70,7 @@ fn code(refusal: Refusal) -> ErrorCode {
 
 /// The number on the wire for a verdict.
 fn verdict(outcome: Result<(), Refusal>) -> i16 {
-    outcome.map_or_else(code, |()| ErrorCode::None).code()
+    told(outcome.map_or_else(code, |()| ErrorCode::None))
 }
 
 /// Submitted, answered, and neither refused.

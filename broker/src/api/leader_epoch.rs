@@ -41,7 +41,7 @@ fn one(services: &Services, topic: &str, wanted: &OffsetForLeaderPartition) -> E
         Err(code) => (code, -1, -1),
     };
     message!(EpochEndOffset {
-        error_code: code.code(),
+        error_code: errors::told(code),
         partition: wanted.partition,
         leader_epoch: epoch,
         end_offset

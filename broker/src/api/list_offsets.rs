@@ -79,7 +79,7 @@ fn respond(
     };
     message!(ListOffsetsPartitionResponse {
         partition_index,
-        error_code: code.code(),
+        error_code: errors::told(code),
         timestamp: at.timestamp,
         offset: at.offset,
         leader_epoch: if version >= LEADER_EPOCH_SINCE {

@@ -134,7 +134,7 @@ fn by_id(services: &Services, id: Uuid) -> MetadataResponseTopic {
 
 fn failed(name: Option<StrBytes>, topic_id: Uuid, code: ErrorCode) -> MetadataResponseTopic {
     message!(MetadataResponseTopic {
-        error_code: code.code(),
+        error_code: errors::told(code),
         name,
         topic_id,
         topic_authorized_operations: OPERATIONS_UNKNOWN
@@ -175,7 +175,7 @@ fn partition(
         ErrorCode::LeaderNotAvailable
     };
     message!(MetadataResponsePartition {
-        error_code: code.code(),
+        error_code: errors::told(code),
         partition_index: index,
         leader_id: serving.and_then(|l| l.leader).unwrap_or(-1),
         leader_epoch: leadership.map_or(-1, |l| l.epoch),

@@ -1,6 +1,6 @@
 //! InitProducerId for idempotent producers (KIP-98, KIP-360).
 
-use super::Services;
+use super::{Services, errors};
 use logd_proto::messages::{InitProducerIdRequest, InitProducerIdResponse};
 use logd_proto::{ErrorCode, message};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ pub async fn answer(
 ) -> InitProducerIdResponse {
     let failed = |code: ErrorCode| {
         message!(InitProducerIdResponse {
-            error_code: code.code(),
+            error_code: errors::told(code),
             producer_id: -1,
             producer_epoch: -1
         })

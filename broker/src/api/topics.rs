@@ -86,7 +86,7 @@ fn create_result(
         }
         Err(error) => message!(CreatableTopicResult {
             name,
-            error_code: errors::create_topic(&error).code(),
+            error_code: errors::told(errors::create_topic(&error)),
             error_message: Some(error.to_string().into()),
             num_partitions: -1,
             replication_factor: -1,
@@ -135,7 +135,7 @@ async fn delete_one(services: &Services, wanted: DeleteTopicState) -> DeletableT
             return message!(DeletableTopicResult {
                 name: wanted.name,
                 topic_id: wanted.topic_id,
-                error_code: code.code(),
+                error_code: errors::told(code),
                 error_message: Some(why.into()),
             });
         }
@@ -157,7 +157,7 @@ async fn delete_one(services: &Services, wanted: DeleteTopicState) -> DeletableT
     message!(DeletableTopicResult {
         name: Some(topic.name.as_str().into()),
         topic_id: topic.id,
-        error_code: code.code(),
+        error_code: errors::told(code),
         error_message: message
     })
 }

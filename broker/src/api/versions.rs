@@ -1,5 +1,6 @@
 //! ApiVersions: what we serve (KIP-35, KIP-511).
 
+use super::errors;
 use logd_proto::api::advertised_versions;
 use logd_proto::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use logd_proto::{ErrorCode, message};
@@ -12,7 +13,7 @@ pub fn answer(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse
         && !(is_name(&request.client_software_name) && is_name(&request.client_software_version))
     {
         return message!(ApiVersionsResponse {
-            error_code: ErrorCode::InvalidRequest.code()
+            error_code: errors::told(ErrorCode::InvalidRequest)
         });
     }
     message!(ApiVersionsResponse {

@@ -1,6 +1,7 @@
 //! JoinGroup, SyncGroup, Heartbeat, LeaveGroup.
 
 use super::super::Context;
+use super::super::errors::told;
 use super::{code, instance, name, named, outcome, unless_stopped, verdict, wire};
 use crate::group::{
     Coordinator, Event, Heartbeat, Join, JoinReply, Joined, Leaving, Millis, Name, Protocol,
@@ -122,7 +123,7 @@ fn joined(seat: Joined) -> JoinGroupResponse {
 fn not_joined(version: i16, member_id: &Name, code: ErrorCode) -> JoinGroupResponse {
     let none = (version < NULL_PROTOCOL_SINCE).then(StrBytes::default);
     message!(JoinGroupResponse {
-        error_code: code.code(),
+        error_code: told(code),
         generation_id: -1,
         protocol_type: none.clone(),
         protocol_name: none,
@@ -153,7 +154,7 @@ pub(super) async fn sync<S: Future<Output = ()>>(
                 assignment: share.assignment,
             }),
             Err(refusal) => message!(SyncGroupResponse {
-                error_code: code(refusal).code(),
+                error_code: told(code(refusal)),
                 protocol_type: None,
                 protocol_name: None,
             }),
@@ -251,7 +252,7 @@ fn leaving(request: &LeaveGroupRequest, batch: bool) -> Vec<Leaving> {
 fn left(leaving: Vec<Leaving>, verdicts: Verdicts, batch: bool) -> LeaveGroupResponse {
     match verdicts {
         Err(refusal) => message!(LeaveGroupResponse {
-            error_code: code(refusal).code()
+            error_code: told(code(refusal))
         }),
         // Old versions have one member, and one place for its error.
         Ok(verdicts) if !batch => message!(LeaveGroupResponse {

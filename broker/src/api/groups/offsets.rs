@@ -4,6 +4,7 @@
 //! topic that was deleted and created again is not the new topic's offset, so it is not served.
 
 use super::super::Context;
+use super::super::errors::told;
 use super::{code, instance, name, outcome, verdict, wire};
 use crate::cluster::ClusterState;
 use crate::group::{
@@ -160,7 +161,7 @@ fn committed(asked: Vec<Asked>, verdicts: Verdicts) -> OffsetCommitResponse {
     };
     let mut partition = |partition_index, unknown: Option<ErrorCode>| {
         let error_code = match unknown {
-            Some(code) => code.code(),
+            Some(code) => told(code),
             None => verdict(verdicts.next().unwrap_or(otherwise)),
         };
         message!(OffsetCommitResponsePartition {
@@ -300,7 +301,7 @@ async fn finish(topics: &impl Topics, version: i16, fetch: Underway) -> OffsetFe
     message!(OffsetFetchResponseGroup {
         group_id: fetch.group,
         topics: answer,
-        error_code: refused.map_or(ErrorCode::None, code).code(),
+        error_code: told(refused.map_or(ErrorCode::None, code)),
     })
 }
 
@@ -358,7 +359,7 @@ fn partition(
     offset: Option<CommittedOffset>,
     error: ErrorCode,
 ) -> OffsetFetchResponsePartitions {
-    let error_code = error.code();
+    let error_code = told(error);
     match offset {
         Some(offset) => message!(OffsetFetchResponsePartitions {
             partition_index,

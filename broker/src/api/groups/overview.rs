@@ -1,6 +1,7 @@
 //! ListGroups and DescribeGroups.
 
 use super::super::Context;
+use super::super::errors::told;
 use super::{code, outcome, wire};
 use crate::group::{Coordinator, Description, Event, Listed, Refusal};
 use futures_util::future::join_all;
@@ -35,7 +36,7 @@ pub(super) async fn list(
             message!(ListGroupsResponse { groups })
         }
         Err(refusal) => message!(ListGroupsResponse {
-            error_code: code(refusal).code()
+            error_code: told(code(refusal))
         }),
     }
 }
@@ -93,7 +94,7 @@ fn described(
         Err(Refusal::NotFound) => absent(version, group_id),
         Err(refusal) => message!(DescribedGroup {
             group_id,
-            error_code: code(refusal).code()
+            error_code: told(code(refusal))
         }),
     };
     if operations && group.error_code == 0 {
@@ -107,7 +108,7 @@ fn absent(version: i16, group_id: StrBytes) -> DescribedGroup {
         group_state: "Dead".into()
     });
     if version >= NOT_FOUND_SINCE {
-        group.error_code = ErrorCode::GroupIdNotFound.code();
+        group.error_code = told(ErrorCode::GroupIdNotFound);
         group.error_message = Some(format!("Group {} not found.", group_id.as_str()).into());
     }
     group.group_id = group_id;
