@@ -55,6 +55,42 @@ async fn stopping_does_not_wait_for_what_is_parked() {
 }
 
 #[tokio::test]
+async fn answers_given_at_a_stop_arrive_although_more_requests_lie_unread() {
+    let mut broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, TOPIC, 1, &[]).await;
+    let request = produce(TOPIC, -1, 30_000, vec![batch_of(1, 1_000_000)]);
+    assert_eq!(produced(&mut socket, &request).await[0].error_code, 0);
+    // A client that is slow to read has most of an answer still in the broker's socket.
+    let slow = tokio::net::TcpSocket::new_v4().expect("a socket");
+    slow.set_recv_buffer_size(16 << 10).expect("a small buffer");
+    let mut socket = slow
+        .connect(broker.kafka)
+        .await
+        .expect("the broker accepts");
+    // It waits for more than there is.
+    let parked = encode_request(&fetch(TOPIC, 0, 8 << 20, 120_000), FETCH_VERSION, 1, None);
+    let parked = parked.expect("it encodes").to_bytes();
+    socket.write_all(&parked).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stopped = tokio::task::spawn_blocking(move || broker.terminate());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    socket.write_all(&parked).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut answers = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut answers)
+        .await
+        .expect("an end, not a reset");
+    assert!(answers.len() > 1_000_000, "{} bytes came", answers.len());
+    drop(socket);
+    let (status, took) = stopped.await.expect("it stops");
+    assert!(
+        status.success() && took < Duration::from_secs(10),
+        "{status} after {took:?}"
+    );
+}
+
+#[tokio::test]
 async fn announcements_of_a_hundred_megabytes_cost_nothing_and_stop_nobody() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;

@@ -33,6 +33,9 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 /// Slices handed to one vectored write: the kernel takes 1,024 at most.
 const SLICES_PER_WRITE: usize = 64;
 
+/// How long a stop waits for a client to notice and close, too.
+const PARTING: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
     pub frame_bytes_max: usize,
@@ -227,6 +230,7 @@ where
         loop {
             let draining = *stopping.borrow();
             if draining && in_flight.is_empty() && outbox.chunks.is_empty() {
+                part(reader, writer).await;
                 return Ended::Stopping;
             }
             let takes = !draining
@@ -280,6 +284,19 @@ where
             }
         }
     }
+}
+
+/// Ends a connection so that what was answered arrives. To close a socket in which requests lie unread is to
+/// reset it, and a reset takes back answers that are still on their way.
+async fn part(mut reader: impl AsyncRead + Unpin, mut writer: impl AsyncWrite + Unpin) {
+    let mut unread = [0; 4096];
+    let until_the_end = async {
+        writer.shutdown().await?;
+        while reader.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A client that stays is left; one that went has what it came for.
+    let _ = tokio::time::timeout(PARTING, until_the_end).await;
 }
 
 /// Decodes a frame and hands the request over.
