@@ -205,6 +205,7 @@ pub struct RecordIter<'a> {
 impl<'a> Iterator for RecordIter<'a> {
     type Item = Result<Record<'a>, RecordsError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.header.record_count {
             let bytes = std::mem::take(&mut self.cursor.rest).len();
@@ -232,6 +233,7 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline]
     fn record(&mut self, batch: &BatchHeader) -> Result<Record<'a>, Broken> {
         let length = usize::try_from(self.varint()?).map_err(|_| Broken("negative length"))?;
         let mut cursor = Cursor {
@@ -259,6 +261,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    #[inline]
     fn headers(&mut self) -> Result<Headers<'a>, Broken> {
         let count = usize::try_from(self.varint()?).map_err(|_| Broken("negative header count"))?;
         let bytes = self.rest;
@@ -278,6 +281,7 @@ impl<'a> Cursor<'a> {
         Ok(Header { key, value })
     }
 
+    #[inline]
     fn nullable(&mut self) -> Result<Option<&'a [u8]>, Broken> {
         match self.varint()? {
             -1 => Ok(None),
@@ -288,6 +292,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Broken> {
         let (taken, rest) = self
             .rest
@@ -297,31 +302,44 @@ impl<'a> Cursor<'a> {
         Ok(taken)
     }
 
+    #[inline]
     fn byte(&mut self) -> Result<u8, Broken> {
         let (&byte, rest) = self.rest.split_first().ok_or(Broken("cut short"))?;
         self.rest = rest;
         Ok(byte)
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<i32, Broken> {
         let zigzag = self.unsigned(35)?;
         let zigzag = u32::try_from(zigzag).map_err(|_| Broken("varint too large"))?;
         Ok((zigzag >> 1) as i32 ^ ((zigzag & 1) as i32).wrapping_neg())
     }
 
+    #[inline]
     fn varlong(&mut self) -> Result<i64, Broken> {
         let zigzag = self.unsigned(70)?;
         Ok((zigzag >> 1) as i64 ^ ((zigzag & 1) as i64).wrapping_neg())
     }
 
+    #[inline]
     fn unsigned(&mut self, bits_max: u32) -> Result<u64, Broken> {
-        // Most deltas and lengths are one byte, and every record of every produce is looked at.
-        if let Some((&byte, rest)) = self.rest.split_first()
-            && byte < 0x80
-        {
-            self.rest = rest;
-            return Ok(u64::from(byte));
+        // Most deltas and lengths are one or two bytes, and every record of every produce is looked at.
+        match *self.rest {
+            [a, ref rest @ ..] if a < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(a))
+            }
+            [a, b, ref rest @ ..] if b < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(a & 0x7f) | u64::from(b) << 7)
+            }
+            _ => self.long_unsigned(bits_max),
         }
+    }
+
+    #[cold]
+    fn long_unsigned(&mut self, bits_max: u32) -> Result<u64, Broken> {
         let mut value = 0u64;
         for shift in (0..bits_max).step_by(7) {
             let byte = self.byte()?;
