@@ -115,6 +115,7 @@ impl Connection {
             tasks: [read.abort_handle(), write.abort_handle()],
         };
         connection.versions = connection.negotiate(settings.request_timeout).await?;
+        tracing::debug!(addr = %connection.addr, "connected");
         Ok(connection)
     }
 
@@ -194,6 +195,7 @@ impl Connection {
         version: i16,
         timeout: Duration,
     ) -> Result<Reply<R>, RequestError> {
+        tracing::trace!(addr = %self.addr, request = R::NAME, version, "asks");
         let deadline = tokio::time::Instant::now() + timeout;
         let correlation = self.next_correlation.fetch_add(1, Ordering::Relaxed);
         let frame = api::encode_request(request, version, correlation, Some(&self.client_id))

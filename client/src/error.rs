@@ -20,13 +20,13 @@ use logd_proto::record_batch::{BuildError, RecordsError};
 #[non_exhaustive]
 pub enum RequestError {
     /// No connection could be made.
-    #[error("cannot reach {addr} ({source})")]
+    #[error("cannot reach {addr} ({})", words(source))]
     Connect {
         addr: Arc<str>,
         source: Arc<io::Error>,
     },
     /// None of the bootstrap addresses answered.
-    #[error("no broker answered; tried {}", tried.join(", "))]
+    #[error("no broker answered: {}", tried.join("; "))]
     NoBroker { tried: Vec<String> },
     /// The connection ended before the answer came.
     #[error("connection to {addr} closed: {reason}")]
@@ -86,6 +86,19 @@ impl RequestError {
                 | RequestError::Closed { .. }
                 | RequestError::Timeout { .. }
         )
+    }
+}
+
+/// An operating system's error in words, without its number where there are words for it.
+fn words(error: &io::Error) -> String {
+    use io::ErrorKind as Kind;
+    match error.kind() {
+        kind @ (Kind::ConnectionRefused
+        | Kind::ConnectionReset
+        | Kind::HostUnreachable
+        | Kind::NetworkUnreachable
+        | Kind::TimedOut) => kind.to_string(),
+        _ => error.to_string(),
     }
 }
 

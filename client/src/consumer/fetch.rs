@@ -47,6 +47,23 @@ pub(super) struct Taken {
     pub high_watermark: i64,
 }
 
+impl Taken {
+    /// Keeps the first `limit` records; the others, if there are any, go on from there.
+    pub(super) fn split_off(&mut self, limit: usize) -> Option<Taken> {
+        if self.records.len() <= limit {
+            return None;
+        }
+        let records = self.records.split_off(limit);
+        let (next_offset, high_watermark) = (self.next_offset, self.high_watermark);
+        self.next_offset = records.first().map_or(next_offset, |first| first.offset);
+        Some(Taken {
+            records,
+            next_offset,
+            high_watermark,
+        })
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Trouble {
     Refused(ErrorCode),
@@ -238,6 +255,20 @@ mod tests {
         let offsets: Vec<i64> = read.records.iter().map(|record| record.offset).collect();
         assert_eq!((offsets, read.next_offset), (vec![11, 12], 14));
         assert_eq!(read.records[0].headers, [("h".to_owned(), None)]);
+    }
+
+    #[test]
+    fn what_is_handed_out_in_parts_goes_on_where_it_stopped() {
+        let bytes = [
+            batch(5, &["a", "b", "c"], false),
+            batch(8, &["commit"], true),
+        ]
+        .concat();
+        let mut first = read_records(bytes.into(), &want(5)).unwrap();
+        let rest = first.split_off(2).unwrap();
+        assert_eq!((first.records.len(), first.next_offset), (2, 7));
+        assert_eq!((rest.records.len(), rest.next_offset), (1, 9));
+        assert!(first.split_off(2).is_none(), "two are not too many");
     }
 
     #[test]

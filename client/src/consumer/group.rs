@@ -216,19 +216,47 @@ impl GroupConsumer {
     /// # Errors
     /// When the group refuses this member, or a partition cannot be read.
     pub async fn next_batch(&mut self) -> Result<Vec<ConsumedRecord>, ConsumeError> {
+        self.next_batch_of(usize::MAX).await
+    }
+
+    /// As [`next_batch`](GroupConsumer::next_batch), but at most so many records (and at least one):
+    /// the rest comes with the next call, and a commit does not reach beyond what was handed out.
+    ///
+    /// # Cancel safety
+    /// Safe, as `next_batch`.
+    ///
+    /// # Errors
+    /// As `next_batch`.
+    pub async fn next_batch_of(
+        &mut self,
+        limit: usize,
+    ) -> Result<Vec<ConsumedRecord>, ConsumeError> {
         loop {
             self.commit_if_due().await?;
-            if self.heartbeat.is_none() {
-                self.join().await?;
-            }
+            self.join().await?;
             let Some(heartbeat) = &mut self.heartbeat else {
                 continue;
             };
             tokio::select! {
                 biased;
                 code = heartbeat.ended() => self.generation_over(code).await,
-                batch = self.consumer.next_batch() => return batch,
+                batch = self.consumer.next_batch_of(limit) => return batch,
             }
+        }
+    }
+
+    /// Becomes a member, unless it is one. [`next_batch`](GroupConsumer::next_batch) does so by itself;
+    /// this is for callers who want to know [`assignment`](GroupConsumer::assignment) first.
+    ///
+    /// # Cancel safety
+    /// Safe: a join that was cut off is taken up again.
+    ///
+    /// # Errors
+    /// When the group refuses this member.
+    pub async fn join(&mut self) -> Result<(), ConsumeError> {
+        match self.heartbeat {
+            Some(_) => Ok(()),
+            None => self.enter_generation().await,
         }
     }
 
@@ -260,6 +288,12 @@ impl GroupConsumer {
         self.consumer.assignment()
     }
 
+    /// Behind the last record handed out of an assigned partition, or where reading began if that is
+    /// known.
+    pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.consumer.position(topic, partition)
+    }
+
     /// Commits if that is automatic, and leaves the group.
     ///
     /// # Cancel safety
@@ -272,11 +306,28 @@ impl GroupConsumer {
             Some(_) if self.heartbeat.is_some() => self.commit().await,
             _ => Ok(()),
         };
-        let in_group = self.heartbeat.take().is_some();
-        if in_group {
-            self.coordinator.leave(&self.member.id).await?;
-        }
+        self.leave().await?;
         committed
+    }
+
+    /// Leaves without committing: what was handed out since the last commit comes again, to whoever
+    /// reads on.
+    ///
+    /// # Cancel safety
+    /// What was not done is not done; the session then ends by itself.
+    ///
+    /// # Errors
+    /// When the farewell failed.
+    pub async fn leave(mut self) -> Result<(), ConsumeError> {
+        self.heartbeat = None;
+        // Also between generations and in the middle of a join: once named, we are waited for.
+        if self.member.id.is_empty() {
+            return Ok(());
+        }
+        match self.coordinator.leave(&self.member.id).await {
+            Err(error) if error.kafka_code() == Some(ErrorCode::UnknownMemberId) => Ok(()),
+            result => result,
+        }
     }
 
     async fn commit_if_due(&mut self) -> Result<(), ConsumeError> {
@@ -311,8 +362,10 @@ impl GroupConsumer {
         self.committed.clear();
     }
 
-    async fn join(&mut self) -> Result<(), ConsumeError> {
+    async fn enter_generation(&mut self) -> Result<(), ConsumeError> {
         let deadline = Instant::now() + self.coordinator.rebalance_timeout * 2;
+        let retry = self.consumer.cluster().retry;
+        let mut silent_since = None;
         let mut failures = 0;
         loop {
             let error = match self.join_once().await {
@@ -330,9 +383,14 @@ impl GroupConsumer {
                 _ if error.is_retriable() => {}
                 _ => return Err(error),
             }
+            // A group may take long to come together; a coordinator that does not answer at all gets
+            // the time that every question gets.
+            let silent = error.kafka_code().is_none();
+            silent_since = silent.then(|| silent_since.unwrap_or_else(Instant::now));
             failures += 1;
-            let wait = self.consumer.cluster().retry.backoff(failures);
-            if Instant::now() + wait >= deadline {
+            let wait = retry.backoff(failures);
+            let given_up = silent_since.map_or(deadline, |since| since + retry.give_up_after);
+            if Instant::now() + wait >= given_up.min(deadline) {
                 return Err(error);
             }
             if error.kafka_code() != Some(ErrorCode::MemberIdRequired) {

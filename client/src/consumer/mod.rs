@@ -141,7 +141,10 @@ pub struct Consumer {
 struct Place {
     /// Changes with every seek, so that answers to older questions are recognised.
     epoch: u64,
+    /// What to fetch next, which runs ahead of what was handed out.
     position: Position,
+    /// Where reading began, once that is known.
+    began: Option<i64>,
     /// Behind the last record handed out.
     delivered: Option<i64>,
     high_watermark: Option<i64>,
@@ -175,6 +178,10 @@ impl Consumer {
         let place = Place {
             epoch,
             position,
+            began: match position {
+                Position::At(offset) => Some(offset),
+                Position::Sought(_) => None,
+            },
             delivered: None,
             high_watermark: None,
             failing: None,
@@ -224,11 +231,7 @@ impl Consumer {
     /// Behind the last record handed out, or where reading began if that is known.
     pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
         let place = self.places.get(&(topic.into(), partition))?;
-        match (place.delivered, place.position) {
-            (Some(delivered), _) => Some(delivered),
-            (None, Position::At(offset)) => Some(offset),
-            (None, Position::Sought(_)) => None,
-        }
+        place.delivered.or(place.began)
     }
 
     /// The partition's end as of the last answer.
@@ -254,8 +257,23 @@ impl Consumer {
     /// When a partition cannot be read and trying again did not help, or its position is outside of the
     /// log. The others go on with the next call.
     pub async fn next_batch(&mut self) -> Result<Vec<ConsumedRecord>, ConsumeError> {
+        self.next_batch_of(usize::MAX).await
+    }
+
+    /// As [`next_batch`](Consumer::next_batch), but at most so many records (and at least one): the
+    /// rest comes with the next call, and [`position`](Consumer::position) counts what was handed out.
+    ///
+    /// # Cancel safety
+    /// Safe, as `next_batch`.
+    ///
+    /// # Errors
+    /// As `next_batch`.
+    pub async fn next_batch_of(
+        &mut self,
+        limit: usize,
+    ) -> Result<Vec<ConsumedRecord>, ConsumeError> {
         loop {
-            if let Some(records) = self.hand_out() {
+            if let Some(records) = self.hand_out(limit) {
                 // Fetch ahead while the caller works.
                 self.launch();
                 return Ok(records);
@@ -275,8 +293,8 @@ impl Consumer {
         }
     }
 
-    fn hand_out(&mut self) -> Option<Vec<ConsumedRecord>> {
-        while let Some((key, epoch, taken)) = self.ready.pop_front() {
+    fn hand_out(&mut self, limit: usize) -> Option<Vec<ConsumedRecord>> {
+        while let Some((key, epoch, mut taken)) = self.ready.pop_front() {
             let Some(place) = self
                 .places
                 .get_mut(&key)
@@ -284,7 +302,11 @@ impl Consumer {
             else {
                 continue;
             };
+            let rest = taken.split_off(limit.max(1));
             place.delivered = Some(taken.next_offset);
+            if let Some(rest) = rest {
+                self.ready.push_front((key, epoch, rest));
+            }
             if !taken.records.is_empty() {
                 return Some(taken.records);
             }
@@ -387,6 +409,7 @@ impl Consumer {
             let Some(offset) = found.offset else { continue };
             if let Some(place) = self.places.get_mut(&(found.topic.into(), found.partition)) {
                 place.position = Position::At(offset);
+                place.began = Some(offset);
             }
         }
         Ok(())
