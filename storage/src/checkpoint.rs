@@ -284,15 +284,10 @@ fn settle(engine: &Engine, last_op: u64) -> Result<(), CheckpointError> {
         Gone::Closed => CheckpointError::Closed,
         Gone::NoSpace => CheckpointError::Stalled,
     };
-    engine
-        .wait_until(|| engine.durable_op.load(Ordering::Acquire) >= last_op)
-        .map_err(gone)?;
+    engine.wait_durable(last_op).map_err(gone)?;
     // The committer hands copies on before it lets go of its lock.
     drop(engine.committer.lock());
-    let pushed = engine.copies.pushed();
-    engine
-        .wait_until(|| engine.copies.done() >= pushed)
-        .map_err(gone)
+    engine.wait_copied(engine.copies.pushed()).map_err(gone)
 }
 
 fn sync(disk: &DiskInner) -> Result<(), CheckpointError> {

@@ -23,6 +23,9 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Space may come back: looks again after this long.
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(100);
 
+/// What waiters are told when the disk is closed before their operation was written.
+pub(crate) const CLOSED: &str = "the disk was closed";
+
 /// One operation that waits for its group.
 pub(crate) struct Staged {
     pub log: Arc<LogInner>,
@@ -168,9 +171,7 @@ impl Committer {
     /// Writes one group, if anything is queued.
     pub fn step(&mut self, engine: &Engine) -> Step {
         if engine.is_poisoned() {
-            let held = self.held.take().into_iter().flat_map(|(_, staged)| staged);
-            let reason = engine.poison_reason().unwrap_or_default();
-            held.for_each(|s| fail(s.done, &reason));
+            self.abandon(&engine.poison_reason().unwrap_or_default());
             return Step::Idle;
         }
         let (first_op, staged) = match self.held.take() {
@@ -183,10 +184,10 @@ impl Committer {
         let weight: usize = staged.iter().map(|s| s.operation.weight()).sum();
         let len = group::group_bytes(weight);
         match self.wal.make_room(len, &engine.shelf) {
-            Ok(()) => {}
+            Ok(()) => engine.committer_full.store(false, Ordering::Release),
             Err(e) if e.kind() == io::ErrorKind::StorageFull => {
                 self.held = Some((first_op, staged));
-                engine.no_space.store(true, Ordering::Release);
+                engine.committer_full.store(true, Ordering::Release);
                 return Step::NoSpace;
             }
             Err(e) => {
@@ -228,6 +229,16 @@ impl Committer {
         complete(engine, first_op, staged);
         self.keep_ahead(engine);
         engine.progressed();
+    }
+
+    pub fn holds_back(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Fails a group that waits for space.
+    fn abandon(&mut self, reason: &str) {
+        let held = self.held.take().into_iter().flat_map(|(_, staged)| staged);
+        held.for_each(|s| fail(s.done, reason));
     }
 
     fn keep_ahead(&self, engine: &Engine) {
@@ -309,22 +320,39 @@ fn jobs_of(number: u64, staged: Staged) -> Vec<Job> {
             };
             vec![Job::Copy(staged.log, copy)]
         }
-        (Operation::Delete, _) => drops.chain([Job::Trash(staged.log.key, number)]).collect(),
+        (Operation::Delete, _) => {
+            let trash = Job::Trash {
+                key: staged.log.key,
+                number,
+                log: Some(staged.log),
+            };
+            drops.chain([trash]).collect()
+        }
         _ => drops.collect(),
     }
 }
 
 /// The committer's thread.
 pub(crate) fn run(engine: &Engine) {
+    let _guard = engine.poison_on_panic("committer");
+    let mut held = false;
     while !engine.is_closed() {
-        engine
-            .queue
-            .wait(|| engine.is_closed() || engine.is_poisoned());
-        let step = engine.committer.lock().step(engine);
+        if !held {
+            engine
+                .queue
+                .wait(|| engine.is_closed() || engine.is_poisoned());
+        }
+        let (step, holds_back) = {
+            let mut committer = engine.committer.lock();
+            (committer.step(engine), committer.holds_back())
+        };
+        held = holds_back;
         match step {
+            // Space may come back from elsewhere, and nobody tells us.
             Step::NoSpace => std::thread::sleep(NO_SPACE_PAUSE),
             Step::Idle if engine.is_poisoned() => return,
             Step::Idle | Step::Moved => {}
         }
     }
+    engine.committer.lock().abandon(CLOSED);
 }

@@ -9,7 +9,7 @@ use crate::LogKey;
 use crate::commit::Step;
 use crate::engine::Engine;
 use crate::log::LogInner;
-use crate::segment::{Copy, SegmentFile};
+use crate::segment::{Copy, SegmentFile, Written, damage};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,7 +27,18 @@ pub(crate) enum Job {
     Seal(Arc<SegmentFile>),
     Drop(Arc<SegmentFile>),
     /// The folder of a deleted log; the operation's number makes its name in the trash unique.
-    Trash(LogKey, u64),
+    Trash {
+        key: LogKey,
+        number: u64,
+        log: Option<Arc<LogInner>>,
+    },
+}
+
+impl Job {
+    /// Gives space back and needs none.
+    fn frees(&self) -> bool {
+        !matches!(self, Job::Copy(..))
+    }
 }
 
 #[derive(Default)]
@@ -65,6 +76,15 @@ impl CopyQueue {
 
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// Those that need no space, past the others.
+    fn take_freeing(&self) -> Vec<Job> {
+        let mut queue = self.queue.lock();
+        let jobs = std::mem::take(&mut queue.jobs);
+        let (freeing, rest): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::frees);
+        queue.jobs = rest.into();
+        freeing
     }
 
     fn take(&self) -> Vec<Job> {
@@ -113,21 +133,40 @@ impl Copier {
             let (batches, order) = gather(&mut jobs);
             if !self.write_all(engine, batches, &order) {
                 self.held.extend(jobs);
-                engine.no_space.store(true, Ordering::Release);
-                return Step::NoSpace;
+                engine.copier_full.store(true, Ordering::Release);
+                return self.free(engine);
             }
             if let Some(job) = jobs.pop_front() {
                 finish(engine, job);
-                engine.copies.done.fetch_add(1, Ordering::Release);
             }
             if engine.is_poisoned() {
                 return Step::Idle;
             }
         }
-        engine.no_space.store(false, Ordering::Release);
+        engine.copier_full.store(false, Ordering::Release);
         engine.relieve();
         engine.progressed();
         Step::Moved
+    }
+
+    pub fn holds_back(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// On a full disk what gives space back goes first, or it would wait for the space it gives. A copy
+    /// that comes after the end of its segment is left out.
+    fn free(&mut self, engine: &Engine) -> Step {
+        let (freeing, held) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition::<Vec<Job>, _>(Job::frees);
+        self.held = held;
+        let queued = engine.copies.take_freeing();
+        let moved = !freeing.is_empty() || !queued.is_empty();
+        freeing
+            .into_iter()
+            .chain(queued)
+            .for_each(|job| finish(engine, job));
+        if moved { Step::Moved } else { Step::NoSpace }
     }
 
     /// False if there was no space: what is left to write is then held.
@@ -153,7 +192,7 @@ impl Copier {
                     return false;
                 }
                 Err(e) => {
-                    engine.poison(format!("writing a segment of {}: {e}", batch.log.key));
+                    engine.poison(format!("writing a segment of log {}: {e}", batch.log.key));
                     return true;
                 }
             }
@@ -192,8 +231,12 @@ fn write(engine: &Engine, batch: &Batch) -> io::Result<()> {
     let Some(segment) = batch.copies.first().map(|c| c.segment.clone()) else {
         return Ok(());
     };
-    if !segment.is_dropped() {
-        let written = segment.write(&batch.copies)?;
+    let written = if segment.is_dropped() {
+        None
+    } else {
+        write_or_fence(&segment, batch)?
+    };
+    if let Some(written) = written {
         if written.created {
             engine.dirty_dirs.lock().insert(batch.log.key);
         }
@@ -214,6 +257,19 @@ fn write(engine: &Engine, batch: &Batch) -> io::Result<()> {
         .done
         .fetch_add(batch.copies.len() as u64, Ordering::Release);
     Ok(())
+}
+
+/// `None` if the files were taken away by somebody else: that is the end of this log, not of the disk.
+fn write_or_fence(segment: &Arc<SegmentFile>, batch: &Batch) -> io::Result<Option<Written>> {
+    match segment.write(&batch.copies) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let missing = damage(&segment.log_path, 0, "the segment's files are missing");
+            segment.drop_files_later();
+            batch.log.fence(&missing);
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
 }
 
 fn trim(engine: &Engine, segment: &Arc<SegmentFile>) {
@@ -237,7 +293,14 @@ fn finish(engine: &Engine, job: Job) {
                 warn!(path = %segment.log_path.display(), %error, "a dropped segment's files stay");
             }
         }
-        Job::Trash(key, number) => {
+        Job::Trash { key, number, log } => {
+            if let Some(log) = log {
+                let state = log.state.lock();
+                state
+                    .segments
+                    .iter()
+                    .for_each(|s| s.file.drop_files_later());
+            }
             let from = engine.log_dir(key);
             let to = engine.root.join("trash").join(format!("{key}.{number}"));
             match engine.fs.rename(&from, &to) {
@@ -250,16 +313,26 @@ fn finish(engine: &Engine, job: Job) {
             }
         }
     }
+    engine.copies.done.fetch_add(1, Ordering::Release);
 }
 
 /// The copier's thread.
 pub(crate) fn run(engine: &Engine) {
+    let _guard = engine.poison_on_panic("copier");
+    let mut held = false;
     while !engine.is_closed() {
-        engine
-            .copies
-            .wait(|| engine.is_closed() || engine.is_poisoned());
-        let step = engine.copier.lock().step(engine);
+        if !held {
+            engine
+                .copies
+                .wait(|| engine.is_closed() || engine.is_poisoned());
+        }
+        let (step, holds_back) = {
+            let mut copier = engine.copier.lock();
+            (copier.step(engine), copier.holds_back())
+        };
+        held = holds_back;
         match step {
+            // Space may come back from elsewhere, and nobody tells us.
             Step::NoSpace => std::thread::sleep(NO_SPACE_PAUSE),
             Step::Idle if engine.is_poisoned() => return,
             Step::Idle | Step::Moved => {}

@@ -109,8 +109,10 @@ impl fmt::Debug for Disk {
 }
 
 impl Drop for DiskInner {
+    /// The lock goes last: whoever opens the directory next must not meet a write of ours still under way.
     fn drop(&mut self) {
         self.engine.shut();
+        self.join_threads();
     }
 }
 
@@ -226,29 +228,31 @@ impl Disk {
     pub fn delete_log(&self, key: LogKey) -> Result<(), WriteError> {
         let engine = &self.0.engine;
         engine.check()?;
-        let Some(log) = self.0.logs.lock().remove(&key) else {
-            return Ok(());
+        let op = {
+            let mut logs = self.0.logs.lock();
+            let Some(log) = logs.get(&key).cloned() else {
+                return Ok(());
+            };
+            let mut state = log.state.lock();
+            state.deleted = true;
+            state.tail.clear();
+            // Queued before the log is out of sight: a checkpoint without it waits for its deletion.
+            log.submit(&mut state, Operation::Delete, Vec::new(), Box::new(|_| {}));
+            logs.remove(&key);
+            state.last_op
         };
-        let mut state = log.state.lock();
-        state.deleted = true;
-        state.tail.clear();
-        log.submit(&mut state, Operation::Delete, Vec::new(), Box::new(|_| {}));
-        let op = state.last_op;
-        drop(state);
-        engine
-            .wait_until(|| engine.durable_op.load(Ordering::Acquire) >= op)
-            .map_err(|gone| match gone {
-                Gone::Poisoned => WriteError::Poisoned(engine.poison_reason().unwrap_or_default()),
-                Gone::Closed | Gone::NoSpace => WriteError::Closed,
-            })
+        engine.wait_durable(op).map_err(|gone| match gone {
+            Gone::Poisoned => WriteError::Poisoned(engine.poison_reason().unwrap_or_default()),
+            Gone::Closed => WriteError::Closed,
+            Gone::NoSpace => WriteError::NoSpace,
+        })
     }
 
     pub fn space(&self) -> Space {
         let (free_bytes, total_bytes) = self.0.free_space();
         let engine = &self.0.engine;
         let poisoned = engine.poison_reason();
-        let room = free_bytes >= engine.options.reserve_bytes.max(1)
-            && !engine.no_space.load(Ordering::Acquire);
+        let room = free_bytes >= engine.options.reserve_bytes.max(1) && !engine.is_full();
         Space {
             free_bytes,
             total_bytes,
@@ -316,12 +320,7 @@ impl Disk {
         let engine = self.0.engine.clone();
         self.0.checkpoint()?;
         engine.shut();
-        let threads = std::mem::take(&mut *self.0.threads.lock());
-        for thread in threads {
-            if thread.join().is_err() {
-                warn!("a thread of the disk panicked");
-            }
-        }
+        self.0.join_threads();
         identity::mark_clean(&engine.fs, &engine.root, &engine.identity).map_err(|source| {
             CheckpointError::Io {
                 what: "mark the clean end in",
@@ -336,6 +335,17 @@ impl DiskInner {
     fn checkpoint(&self) -> Result<(), CheckpointError> {
         let _one = self.checkpointing.lock();
         checkpoint::take(self)
+    }
+
+    fn join_threads(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        // The keeper may be the one that drops the last handle.
+        let own = std::thread::current().id();
+        for thread in threads.into_iter().filter(|t| t.thread().id() != own) {
+            if thread.join().is_err() {
+                warn!("a thread of the disk panicked");
+            }
+        }
     }
 
     fn free_space(&self) -> (u64, u64) {
@@ -382,11 +392,10 @@ fn fresh_id(root: &Path) -> u128 {
 
 /// The keeper's thread.
 fn keep(engine: &Engine, disk: &Weak<DiskInner>) {
+    let _guard = engine.poison_on_panic("keeper");
     let mut last = Instant::now();
     while !engine.is_closed() && !engine.is_poisoned() {
-        if let Err(error) = wal::prepare_ahead(&engine.wal_folder, &engine.shelf, true) {
-            debug!(%error, "no file made ready ahead");
-        }
+        prepare_ahead(engine);
         let Some(inner) = disk.upgrade() else { return };
         let urgent = engine.is_checkpoint_urgent();
         if (urgent || last.elapsed() >= engine.options.checkpoint_every) && inner.has_unsaved() {
@@ -407,6 +416,20 @@ fn keep(engine: &Engine, disk: &Weak<DiskInner>) {
             engine.keeper_wake.wait_for(&mut call, nap);
             *call = false;
         }
+    }
+}
+
+fn prepare_ahead(engine: &Engine) {
+    match wal::prepare_ahead(&engine.wal_folder, &engine.shelf, true) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            debug!(%error, "no file made ready ahead");
+        }
+        // It may have been a sync, and those are not tried again.
+        Err(error) => engine.poison(format!(
+            "making a file ready in {}: {error}",
+            engine.wal_folder.dir.display()
+        )),
     }
 }
 

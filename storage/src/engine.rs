@@ -5,7 +5,7 @@
 //! they hold no queue.
 //! Not here: the table of logs and the threads (see `disk`).
 
-use crate::commit::{CommitQueue, Committer};
+use crate::commit::{CLOSED, CommitQueue, Committer};
 use crate::copier::{Copier, CopyQueue};
 use crate::error::WriteError;
 use crate::open_files::{OPEN_SEGMENTS_MAX, OpenFiles};
@@ -55,8 +55,10 @@ pub(crate) struct Engine {
     pub open_files: Arc<OpenFiles>,
     next_segment: AtomicU64,
     pub stats: Stats,
-    /// The copier or the committer waits for free space.
-    pub no_space: AtomicBool,
+    /// The committer waits for free space: nothing becomes durable.
+    pub committer_full: AtomicBool,
+    /// The copier waits for free space: what is durable stays in memory.
+    pub copier_full: AtomicBool,
     closed: AtomicBool,
     fault: Mutex<Option<String>>,
     poisoned: AtomicBool,
@@ -90,6 +92,21 @@ pub(crate) struct Resume {
     pub sequence: u64,
     pub next_op: u64,
     pub shelf: Shelf,
+}
+
+/// See [`Engine::poison_on_panic`].
+pub(crate) struct PoisonOnPanic<'a> {
+    engine: &'a Engine,
+    worker: &'static str,
+}
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.engine
+                .poison(format!("the {} panicked: see its message", self.worker));
+        }
+    }
 }
 
 impl Engine {
@@ -126,7 +143,8 @@ impl Engine {
             // The start's number makes it unique for ever without being written anywhere.
             next_segment: AtomicU64::new(identity.start << 32),
             stats: Stats::default(),
-            no_space: AtomicBool::new(false),
+            committer_full: AtomicBool::new(false),
+            copier_full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             fault: Mutex::default(),
             poisoned: AtomicBool::new(false),
@@ -226,7 +244,7 @@ impl Engine {
     /// Ends the threads after what they are doing; what is queued fails.
     pub fn shut(&self) {
         self.closed.store(true, Ordering::Release);
-        self.queue.fail_all("the disk was closed");
+        self.queue.fail_all(CLOSED);
         self.wake_all();
     }
 
@@ -250,21 +268,39 @@ impl Engine {
         }
     }
 
-    /// Waits until `met`. Without threads it does the work itself.
-    pub fn wait_until(&self, met: impl Fn() -> bool) -> Result<(), Gone> {
+    /// Waits until operations up to this number are durable.
+    pub fn wait_durable(&self, op: u64) -> Result<(), Gone> {
+        self.wait_until(
+            || self.durable_op.load(Ordering::Acquire) >= op,
+            &self.committer_full,
+        )
+    }
+
+    /// Waits until so many jobs of the copier are done.
+    pub fn wait_copied(&self, jobs: u64) -> Result<(), Gone> {
+        self.wait_until(|| self.copies.done() >= jobs, &self.copier_full)
+    }
+
+    /// Waits until `met`, unless the worker it depends on is out of space. Without threads it does the work
+    /// itself.
+    fn wait_until(&self, met: impl Fn() -> bool, full: &AtomicBool) -> Result<(), Gone> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let outcome = loop {
             if met() {
                 break Ok(());
             }
-            if let Some(gone) = self.gone() {
-                break Err(gone);
+            if self.is_poisoned() {
+                break Err(Gone::Poisoned);
             }
-            if self.options.pump == Pump::Manual {
-                if !self.pump_once() && !met() {
-                    break Err(self.gone().unwrap_or(Gone::NoSpace));
-                }
-            } else {
+            if self.is_closed() {
+                break Err(Gone::Closed);
+            }
+            let manual = self.options.pump == Pump::Manual;
+            let moved = manual && self.pump_once();
+            if !moved && !met() && (manual || full.load(Ordering::Acquire)) {
+                break Err(self.gone().unwrap_or(Gone::NoSpace));
+            }
+            if !manual {
                 let mut guard = self.progress.lock();
                 if !met() {
                     self.moved.wait_for(&mut guard, LOOK_AGAIN);
@@ -276,14 +312,24 @@ impl Engine {
     }
 
     fn gone(&self) -> Option<Gone> {
-        if self.is_poisoned() {
-            Some(Gone::Poisoned)
-        } else if self.is_closed() {
-            Some(Gone::Closed)
-        } else {
-            self.no_space
-                .load(Ordering::Acquire)
-                .then_some(Gone::NoSpace)
+        match (self.is_poisoned(), self.is_closed()) {
+            (true, _) => Some(Gone::Poisoned),
+            (false, true) => Some(Gone::Closed),
+            (false, false) => None,
+        }
+    }
+
+    /// Some of what was accepted waits for free space.
+    pub fn is_full(&self) -> bool {
+        self.committer_full.load(Ordering::Acquire) || self.copier_full.load(Ordering::Acquire)
+    }
+
+    /// While the guard lives, a panic takes the disk out of service: a worker that is gone must not be
+    /// waited for.
+    pub fn poison_on_panic(&self, worker: &'static str) -> PoisonOnPanic<'_> {
+        PoisonOnPanic {
+            engine: self,
+            worker,
         }
     }
 

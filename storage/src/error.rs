@@ -54,6 +54,8 @@ pub enum WriteError {
     Poisoned(String),
     #[error("the disk is closed")]
     Closed,
+    #[error("no space left to make it durable: it is written as soon as there is some")]
+    NoSpace,
     #[error("the log is deleted")]
     Deleted,
     #[error("the log is fenced: {0}")]

@@ -12,6 +12,8 @@
 //!     24  index  32  term  40  offset  48  max timestamp
 //!     56  payload bytes  60  records  64  CRC of the payload  68  zero
 //! ```
+//! Flags: of an entry 1 "starts a segment"; of a truncation 1 "keeps something"; of truncation, purge and
+//! snapshot 2 "the offset is where the log ends or starts afterwards"; of a snapshot 4 "replaces the log".
 //! Checksums of header and descriptors start from the disk's id and the file's number, so that what an
 //! earlier life of a recycled file left behind never validates. Payloads have their own, computed once
 //! when they arrive and kept in the ledger too.
@@ -38,6 +40,12 @@ const SNAPSHOT: u8 = 6;
 const NEW_SEGMENT: u8 = 1;
 /// The truncation keeps something: its index counts.
 const KEEPS: u8 = 1;
+/// A truncation, purge or snapshot carries what it led to: the offset where the log ends or starts after it,
+/// and whether anything stays. Without the flag (older files) replay reads the ledger for it, whose file a
+/// later operation may have removed.
+const OUTCOME: u8 = 2;
+/// Nothing of the log stays below or above the snapshot.
+const REPLACES: u8 = 4;
 
 /// One operation as it is written.
 #[derive(Debug, Clone)]
@@ -49,13 +57,23 @@ pub(crate) enum Operation {
         new_segment: bool,
     },
     Vote(Bytes),
-    Truncate(Option<u64>),
-    Purge(EntryId),
+    Truncate {
+        keep: Option<u64>,
+        /// Where the log ends after it.
+        end_offset: Option<i64>,
+    },
+    Purge {
+        upto: EntryId,
+        /// Where the log starts after it.
+        start_offset: Option<i64>,
+    },
     Delete,
     Snapshot {
         upto: EntryId,
         next_offset: i64,
         state: Bytes,
+        /// The log was damaged or differed: nothing of it stays.
+        replaces: Option<bool>,
     },
 }
 
@@ -64,7 +82,7 @@ impl Operation {
         match self {
             Operation::Entry { head, body, .. } => [head, body],
             Operation::Vote(b) | Operation::Snapshot { state: b, .. } => [b, &[]],
-            Operation::Truncate(_) | Operation::Purge(_) | Operation::Delete => [&[], &[]],
+            Operation::Truncate { .. } | Operation::Purge { .. } | Operation::Delete => [&[], &[]],
         }
     }
 
@@ -95,19 +113,24 @@ impl Operation {
                 ENTRY
             }
             Operation::Vote(_) => VOTE,
-            Operation::Truncate(keep) => {
-                b[1] = if keep.is_some() { KEEPS } else { 0 };
-                index = keep.unwrap_or(0);
+            Operation::Truncate { keep, end_offset } => {
+                b[1] = flag(keep.is_some(), KEEPS) | flag(end_offset.is_some(), OUTCOME);
+                (index, offset) = (keep.unwrap_or(0), end_offset.unwrap_or(0));
                 TRUNCATE
             }
-            Operation::Purge(upto) => {
-                (index, term) = (upto.index, upto.term);
+            Operation::Purge { upto, start_offset } => {
+                b[1] = flag(start_offset.is_some(), OUTCOME);
+                (index, term, offset) = (upto.index, upto.term, start_offset.unwrap_or(0));
                 PURGE
             }
             Operation::Delete => DELETE,
             Operation::Snapshot {
-                upto, next_offset, ..
+                upto,
+                next_offset,
+                replaces,
+                ..
             } => {
+                b[1] = flag(replaces.is_some(), OUTCOME) | flag(*replaces == Some(true), REPLACES);
                 (index, term, offset) = (upto.index, upto.term, *next_offset);
                 SNAPSHOT
             }
@@ -122,6 +145,10 @@ impl Operation {
         b[64..68].copy_from_slice(&sum.to_le_bytes());
         b
     }
+}
+
+fn flag(set: bool, bit: u8) -> u8 {
+    if set { bit } else { 0 }
 }
 
 pub(crate) fn payload_checksum(parts: [&[u8]; 2]) -> u32 {
@@ -233,16 +260,25 @@ fn operation(b: &[u8], payload: Bytes) -> Option<(LogKey, Operation)> {
         index: u64_at(b, 24),
         term: u64_at(b, 32),
     };
+    let offset = u64_at(b, 40) as i64;
+    let recorded = (b[1] & OUTCOME != 0).then_some(offset);
     let operation = match b[0] {
         ENTRY => entry(b, id, payload)?,
         VOTE => Operation::Vote(payload),
-        TRUNCATE => Operation::Truncate((b[1] & KEEPS != 0).then_some(id.index)),
-        PURGE => Operation::Purge(id),
+        TRUNCATE => Operation::Truncate {
+            keep: (b[1] & KEEPS != 0).then_some(id.index),
+            end_offset: recorded,
+        },
+        PURGE => Operation::Purge {
+            upto: id,
+            start_offset: recorded,
+        },
         DELETE => Operation::Delete,
         SNAPSHOT => Operation::Snapshot {
             upto: id,
-            next_offset: u64_at(b, 40) as i64,
+            next_offset: offset,
             state: payload,
+            replaces: recorded.map(|_| b[1] & REPLACES != 0),
         },
         _ => return None,
     };
@@ -310,6 +346,10 @@ mod tests {
     };
     const ID: EntryId = EntryId { term: 3, index: 9 };
 
+    fn truncate(keep: Option<u64>, end_offset: Option<i64>) -> Operation {
+        Operation::Truncate { keep, end_offset }
+    }
+
     fn operations() -> Vec<(LogKey, Operation)> {
         let head = Bytes::from_static(b"head");
         let body = Bytes::from_static(b" and body");
@@ -334,12 +374,16 @@ mod tests {
             upto: ID,
             next_offset: 5,
             state: Bytes::from_static(b"state"),
+            replaces: Some(true),
         };
         let others = [
             Operation::Vote(Bytes::from_static(b"vote")),
-            Operation::Truncate(None),
-            Operation::Truncate(Some(4)),
-            Operation::Purge(ID),
+            truncate(None, None),
+            truncate(Some(4), Some(40)),
+            Operation::Purge {
+                upto: ID,
+                start_offset: Some(6),
+            },
             Operation::Delete,
             snapshot,
         ];

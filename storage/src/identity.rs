@@ -61,7 +61,10 @@ pub(crate) fn read_file(fs: &Arc<dyn Vfs>, path: &Path) -> io::Result<Option<Byt
         other => other?,
     };
     let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::InvalidData)?;
-    let mut bytes = vec![0; len];
+    let mut bytes = Vec::new();
+    // A file's length is no proof of bytes: a hole of a terabyte must not end the process.
+    bytes.try_reserve_exact(len)?;
+    bytes.resize(len, 0);
     file.read_exact_at(&mut bytes, 0)?;
     Ok(Some(Bytes::from(bytes)))
 }
@@ -108,6 +111,17 @@ pub(crate) fn start(
     check_format(fs, root)?;
     let path = root.join(FILE);
     let before = match read_file(fs, &path).map_err(io("read the identity in"))? {
+        // The identity is durable before anything else is made.
+        None if ["checkpoint", "wal", "logs"]
+            .iter()
+            .any(|name| fs.exists(&root.join(name))) =>
+        {
+            return Err(OpenError::Corrupt {
+                path,
+                position: 0,
+                what: "the identity is missing, and there is data that belongs to one".into(),
+            });
+        }
         None => DiskIdentity {
             id: fresh_id,
             start: 0,

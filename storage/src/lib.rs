@@ -41,6 +41,7 @@ mod state;
 mod stats;
 pub mod vfs;
 mod wal;
+mod wal_reader;
 
 pub use disk::{Disk, DiskOptions, Pump, RecoveryProgress, Space};
 pub use error::{

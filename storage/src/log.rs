@@ -102,17 +102,25 @@ impl LogInner {
         state.number(op);
     }
 
-    /// An operation that may drop segments or end the growing one.
+    /// An operation that may drop segments or end the growing one; `describe` says what it came to.
     fn reshape(
         self: &Arc<Self>,
         mut state: MutexGuard<'_, State>,
-        operation: Operation,
-        done: Done,
         change: impl FnOnce(&mut State) -> Result<Dropped, ReadError>,
+        describe: impl FnOnce(&State) -> Operation,
+        done: Done,
     ) -> Result<(), WriteError> {
         let growing = state.segments.last().filter(|s| !s.sealed);
         let growing = growing.map(|s| s.file.clone());
-        let dropped = change(&mut state)?;
+        let changed = change(&mut state);
+        let dropped = match changed {
+            Ok(dropped) => dropped,
+            Err(error) => {
+                drop(state);
+                return self.noted(Err(error)).map_err(WriteError::from);
+            }
+        };
+        let operation = describe(&state);
         self.submit(&mut state, operation, dropped, done);
         drop(state);
         self.engine
@@ -242,8 +250,12 @@ impl Log {
     /// Nothing was dropped, and `done` will not be called.
     pub fn truncate_after(&self, keep: Option<u64>, done: Done) -> Result<(), WriteError> {
         let state = self.0.to_write()?;
-        let operation = Operation::Truncate(keep);
-        self.0.reshape(state, operation, done, |s| s.truncate(keep))
+        let describe = |s: &State| Operation::Truncate {
+            keep,
+            end_offset: Some(s.end_offset),
+        };
+        self.0
+            .reshape(state, |s| s.truncate(keep, None), describe, done)
     }
 
     /// Hides the entries up to `upto`; files that hold nothing else go when that is durable.
@@ -252,8 +264,12 @@ impl Log {
     /// Nothing was purged, and `done` will not be called.
     pub fn purge_to(&self, upto: EntryId, done: Done) -> Result<(), WriteError> {
         let state = self.0.to_write()?;
-        let operation = Operation::Purge(upto);
-        self.0.reshape(state, operation, done, |s| s.purge(upto))
+        let describe = |s: &State| Operation::Purge {
+            upto,
+            start_offset: Some(s.start_offset),
+        };
+        self.0
+            .reshape(state, |s| s.purge(upto, None), describe, done)
     }
 
     /// Puts a snapshot below the log: entries up to `upto` go, all of them if `upto` is not among them
@@ -274,14 +290,26 @@ impl Log {
         if state.deleted {
             return Err(WriteError::Deleted);
         }
-        let operation = Operation::Snapshot {
-            upto,
-            next_offset,
-            state: snapshot.clone(),
+        let replaces = match state.replaced_by(upto) {
+            Ok(replaces) => replaces,
+            Err(error) => {
+                drop(state);
+                return self.0.noted(Err(error)).map_err(WriteError::from);
+            }
         };
-        self.0.reshape(state, operation, done, |s| {
-            s.install(upto, next_offset, snapshot)
-        })
+        let described = snapshot.clone();
+        let describe = move |s: &State| Operation::Snapshot {
+            upto,
+            next_offset: s.start_offset,
+            state: described,
+            // A restart does not know of the fence, and must come to the same.
+            replaces: Some(replaces),
+        };
+        let change = |s: &mut State| {
+            let replaced_at = replaces.then_some(next_offset);
+            s.install(upto, snapshot, replaced_at, None)
+        };
+        self.0.reshape(state, change, describe, done)
     }
 
     /// Saves the owner's vote, behind everything appended before.

@@ -176,8 +176,8 @@ impl LogInner {
             return ledger.row(at).map(Some);
         }
         // All that is in the files lies before: it is the first one in the tail, if that was not
-        // copied since; then it is the next one in the files.
-        self.row_at_or_after(segment.file.base_index + rows)
+        // copied since; then it is the next one in the files. What was purged may reach into the tail.
+        self.row_at_or_after(segment.file.base_index + rows.max(from))
     }
 
     fn row_at_or_after(&self, index: u64) -> Result<Option<Row>, ReadError> {
@@ -494,7 +494,8 @@ impl LogInner {
                 && segment.file.base_offset < limit_offset
                 && segment.file.base_index < tail_first
                 && may(&segment);
-            if wanted {
+            // What was purged before it was copied leaves a segment that has no file yet.
+            if wanted && segment.readable_rows() > 0 {
                 let (rows, ledger) = segment.readable()?;
                 let end = rows.min(tail_first - segment.file.base_index);
                 for ordinal in 0..end {

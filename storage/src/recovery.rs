@@ -2,26 +2,23 @@
 //!
 //! Promise: every operation that was acknowledged is there again; one that was not is there whole or not
 //! at all. Recovering twice comes to the same.
-//! The rule for what does not validate: one group is in flight at a time, so a bad group is a torn tail if
-//! and only if no valid group has a higher number. Anything else is damage to what may have been acknowledged,
-//! and is not guessed at.
+//! Not here: which groups of the write-ahead log are a torn tail and which are damage (see `wal_reader`).
 
 use crate::checkpoint::{self, Head};
 use crate::copier::Job;
 use crate::disk::{DiskOptions, RecoveryProgress};
 use crate::engine::{Engine, Resume};
-use crate::error::{OpenError, ReadError};
-use crate::group::{BLOCK_BYTES, GroupHeader, HEADER_BYTES, Operation, to_entry};
+use crate::error::{Damage, OpenError, ReadError};
+use crate::group::{BLOCK_BYTES, HEADER_BYTES, Operation, to_entry};
 use crate::identity::{DiskIdentity, read_file};
 use crate::log::LogInner;
 use crate::segment::Copy;
 use crate::state::{Dropped, LogOptions, State};
-use crate::vfs::{Open, Vfs, VfsFile};
-use crate::wal::{Position, Shelf, file_name, file_number, file_seed, is_header};
+use crate::vfs::Vfs;
+use crate::wal::{Position, Shelf};
+use crate::wal_reader::{Found, WalFiles, io_error};
 use crate::{EntryId, Kind, LogKey};
-use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,210 +26,6 @@ use tracing::{info, warn};
 
 /// Logs by key.
 pub(crate) type Logs = BTreeMap<LogKey, Arc<LogInner>>;
-
-/// A valid group and where it lies.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    file: u64,
-    at: u64,
-    header: GroupHeader,
-}
-
-/// The write-ahead log as it lies on the disk.
-struct WalFiles {
-    fs: Arc<dyn Vfs>,
-    dir: PathBuf,
-    disk: u128,
-    /// Numbered files with a valid head, in order.
-    numbers: Vec<u64>,
-    spares: Vec<PathBuf>,
-    highest: u64,
-}
-
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
-    let path = path.to_owned();
-    move |source| OpenError::Io { what, path, source }
-}
-
-impl WalFiles {
-    fn list(fs: &Arc<dyn Vfs>, root: &Path, disk: u128) -> Result<Self, OpenError> {
-        let dir = root.join("wal");
-        let mut files = Self {
-            fs: fs.clone(),
-            dir: dir.clone(),
-            disk,
-            numbers: Vec::new(),
-            spares: Vec::new(),
-            highest: 0,
-        };
-        for name in fs.read_dir(&dir).map_err(io_error("list", &dir))? {
-            if let Some(number) = file_number(&name) {
-                files.highest = files.highest.max(number);
-                if files.has_head(number)? {
-                    files.numbers.push(number);
-                } else {
-                    // A file that was being made ready when the power went: nothing was ever written to it.
-                    files.spares.push(dir.join(&name));
-                }
-            } else if name.ends_with(".spare") {
-                files.spares.push(dir.join(&name));
-            }
-        }
-        files.numbers.sort_unstable();
-        Ok(files)
-    }
-
-    fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(file_name(number))
-    }
-
-    fn open(&self, number: u64) -> Result<Arc<dyn VfsFile>, OpenError> {
-        let path = self.path(number);
-        self.fs
-            .open(
-                &path,
-                Open {
-                    read: true,
-                    ..Open::default()
-                },
-            )
-            .map_err(io_error("open", &path))
-    }
-
-    fn has_head(&self, number: u64) -> Result<bool, OpenError> {
-        let head = self.read(&*self.open(number)?, number, 0, BLOCK_BYTES)?;
-        Ok(is_header(&head, self.disk, number))
-    }
-
-    /// Up to `len` bytes; fewer at the end of the file.
-    fn read(
-        &self,
-        file: &dyn VfsFile,
-        number: u64,
-        at: u64,
-        len: usize,
-    ) -> Result<Bytes, OpenError> {
-        let path = self.path(number);
-        let there = file
-            .len()
-            .map_err(io_error("measure", &path))?
-            .saturating_sub(at);
-        let mut bytes = vec![0; len.min(usize::try_from(there).unwrap_or(usize::MAX))];
-        file.read_exact_at(&mut bytes, at)
-            .map_err(io_error("read", &path))?;
-        Ok(Bytes::from(bytes))
-    }
-
-    fn header_at(
-        &self,
-        file: &dyn VfsFile,
-        number: u64,
-        at: u64,
-    ) -> Result<Option<GroupHeader>, OpenError> {
-        let bytes = self.read(file, number, at, HEADER_BYTES)?;
-        Ok(GroupHeader::decode(&bytes, file_seed(self.disk, number)))
-    }
-
-    /// A group's operations; `None` if it does not validate as a whole.
-    fn operations(&self, found: &Found) -> Result<Option<Vec<(LogKey, Operation)>>, OpenError> {
-        let Some(len) = found.header.group_bytes() else {
-            return Ok(None);
-        };
-        let group = self.read(&*self.open(found.file)?, found.file, found.at, len)?;
-        Ok(found
-            .header
-            .operations(&group, file_seed(self.disk, found.file)))
-    }
-
-    /// The groups from a position on, by their heads; stops where the next number does not follow.
-    fn chain(&self, from: Position) -> Result<Vec<Found>, OpenError> {
-        let mut chain = Vec::new();
-        let mut sequence = from.sequence;
-        for number in self.numbers.iter().copied().filter(|n| *n >= from.file) {
-            let file = self.open(number)?;
-            let mut at = if number == from.file {
-                from.at.max(BLOCK_BYTES as u64)
-            } else {
-                BLOCK_BYTES as u64
-            };
-            while let Some(header) = self
-                .header_at(&*file, number, at)?
-                .filter(|h| h.sequence == sequence)
-            {
-                let Some(len) = header.group_bytes() else {
-                    break;
-                };
-                chain.push(Found {
-                    file: number,
-                    at,
-                    header,
-                });
-                sequence += 1;
-                at += len as u64;
-            }
-        }
-        Ok(chain)
-    }
-
-    /// A valid group with a higher number than the chain's end, anywhere behind it.
-    fn beyond(&self, end: Position) -> Result<Option<Found>, OpenError> {
-        for number in self.numbers.iter().copied().filter(|n| *n >= end.file) {
-            let file = self.open(number)?;
-            let mut at = if number == end.file {
-                end.at.max(BLOCK_BYTES as u64)
-            } else {
-                BLOCK_BYTES as u64
-            };
-            let len = file
-                .len()
-                .map_err(io_error("measure", &self.path(number)))?;
-            while at < len {
-                if let Some(header) = self
-                    .header_at(&*file, number, at)?
-                    .filter(|h| h.sequence > end.sequence)
-                {
-                    return Ok(Some(Found {
-                        file: number,
-                        at,
-                        header,
-                    }));
-                }
-                at += BLOCK_BYTES as u64;
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// The chain with a torn last group cut off, and where it ends.
-fn sound_chain(files: &WalFiles, from: Position) -> Result<(Vec<Found>, Position), OpenError> {
-    let mut chain = files.chain(from)?;
-    if let Some(last) = chain.last().copied()
-        && files.operations(&last)?.is_none()
-    {
-        warn!(file = %files.path(last.file).display(), position = last.at, "the last group was never acknowledged and is cut off");
-        chain.pop();
-    }
-    let end = match chain.last() {
-        Some(last) => Position {
-            sequence: last.header.sequence + 1,
-            file: last.file,
-            at: last.at + last.header.group_bytes().unwrap_or(0) as u64,
-        },
-        None => from,
-    };
-    match files.beyond(end)? {
-        None => Ok((chain, end)),
-        Some(later) => Err(OpenError::Corrupt {
-            path: files.path(end.file),
-            position: end.at,
-            what: format!(
-                "group {} is missing or torn, but group {} behind it is whole",
-                end.sequence, later.header.sequence
-            ),
-        }),
-    }
-}
 
 /// Opens what lies in `root`. The caller holds its lock and has its identity.
 pub(crate) fn recover(
@@ -262,35 +55,36 @@ pub(crate) fn recover(
         },
         |h| h.position,
     );
-    let (chain, end) = sound_chain(&files, from)?;
-    let last_op = chain.last().map_or(0, |g| {
-        g.header.first_op + u64::from(g.header.operations) - 1
+    let chain = files.sound_chain(from)?;
+    if head.is_none() && chain.groups.is_empty() {
+        refuse_forgotten_logs(&fs, root)?;
+    }
+    let last_op = chain.groups.last().map_or(0, |g| {
+        (g.header.first_op + u64::from(g.header.operations)).saturating_sub(1)
     });
     let next_op = last_op.max(head.as_ref().map_or(0, |h| h.last_op)) + 1;
     let (needed, old): (Vec<u64>, Vec<u64>) = files.numbers.iter().partition(|n| **n >= from.file);
-    let next_number = files.highest + 1;
-    let shelf = Shelf::new(next_number, needed, files.spares.clone());
+    // A checkpoint may point at a file that was never made: a lower number would not be read again.
+    let next_number = (files.highest + 1).max(from.file);
+    let shelf = Shelf::new(next_number, needed, files.reusable());
     let engine = Engine::new(
         fs.clone(),
         root,
         options,
         identity,
         Resume {
-            sequence: end.sequence,
+            sequence: chain.end.sequence,
             next_op,
             shelf,
         },
     );
     // Until the first group is written, a checkpoint points at the file that will get it.
     *engine.position.lock() = Position {
-        sequence: end.sequence,
+        sequence: chain.end.sequence,
         file: next_number,
         at: BLOCK_BYTES as u64,
     };
-    for number in old {
-        let path = files.path(number);
-        fs.remove_file(&path).map_err(io_error("remove", &path))?;
-    }
+    let chain = chain.groups;
     let states = match &head {
         None => Vec::new(),
         Some(head) => head.logs(&engine).ok_or_else(|| OpenError::Corrupt {
@@ -306,15 +100,8 @@ pub(crate) fn recover(
         bytes: 0,
         progress,
     };
-    let saved: Vec<(LogKey, Vec<(u64, u64)>)> = states
-        .iter()
-        .map(|s| {
-            (
-                s.key,
-                s.segments.iter().map(|g| (g.rows, g.bytes)).collect(),
-            )
-        })
-        .collect();
+    // Before anything is copied to them: a copy behind a file's end would hide that it is short.
+    let short = states.iter().flat_map(short_files).collect::<Vec<_>>();
     replay.logs.extend(
         states
             .into_iter()
@@ -322,8 +109,12 @@ pub(crate) fn recover(
     );
     replay.run(&files, &chain)?;
     let (logs, bytes) = (replay.logs, replay.bytes);
-    check_saved(&logs, &saved);
+    fence_short(&logs, &short);
     sweep(&engine, &logs);
+    for number in old {
+        let path = files.path(number);
+        fs.remove_file(&path).map_err(io_error("remove", &path))?;
+    }
     if !chain.is_empty() {
         info!(
             groups = chain.len(),
@@ -340,22 +131,66 @@ pub(crate) fn recover(
     Ok((engine, logs))
 }
 
-/// Fences logs whose files are shorter than what a checkpoint knows to be in them.
-fn check_saved(logs: &Logs, saved: &[(LogKey, Vec<(u64, u64)>)]) {
-    for (key, _) in saved {
+/// Logs begin in the write-ahead log: without it and without a checkpoint there is nothing to tell what
+/// their files hold.
+fn refuse_forgotten_logs(fs: &Arc<dyn Vfs>, root: &Path) -> Result<(), OpenError> {
+    let dir = root.join("logs");
+    let names = fs.read_dir(&dir).map_err(io_error("list", &dir))?;
+    let holds = |name: &String| {
+        fs.read_dir(&dir.join(name))
+            .is_ok_and(|files| !files.is_empty())
+    };
+    match names.iter().find(|name| holds(name)) {
+        None => Ok(()),
+        Some(name) => Err(OpenError::Corrupt {
+            path: root.join(checkpoint::FILE),
+            position: 0,
+            what: format!("the checkpoint is missing, and logs/{name} is not empty"),
+        }),
+    }
+}
+
+/// A segment that is shorter than what the checkpoint knows to be in it.
+struct Short {
+    key: LogKey,
+    segment: u64,
+    damage: Damage,
+}
+
+fn short_files(state: &State) -> Vec<Short> {
+    let short = state.segments.iter().filter_map(|segment| {
+        let (rows, bytes) = segment.file.inherited();
+        match segment.file.check_lengths(rows, bytes) {
+            Err(ReadError::Damaged(damage)) => {
+                // Either an operation to be replayed drops it, or its log is fenced: nothing goes there.
+                segment.file.drop_files_later();
+                Some(Short {
+                    key: state.key,
+                    segment: segment.file.id,
+                    damage,
+                })
+            }
+            _ => None,
+        }
+    });
+    short.collect()
+}
+
+/// Fences the logs that still have such a segment: one that an operation dropped meanwhile may be gone.
+fn fence_short(logs: &Logs, short: &[Short]) {
+    for Short {
+        key,
+        segment,
+        damage,
+    } in short
+    {
         let Some(log) = logs.get(key) else { continue };
-        let segments: Vec<_> = log.state.lock().segments.clone();
-        for segment in segments {
-            // What the replay added is in memory; what the checkpoint said must be in the file.
-            let inherited = segment.file.inherited();
-            if inherited.0 == 0 {
-                continue;
-            }
-            if let Err(ReadError::Damaged(damage)) =
-                segment.file.check_lengths(inherited.0, inherited.1)
-            {
-                log.fence(&damage);
-            }
+        let present = {
+            let state = log.state.lock();
+            state.segments.iter().any(|s| s.file.id == *segment)
+        };
+        if present {
+            log.fence(damage);
         }
     }
 }
@@ -455,12 +290,25 @@ impl Replay<'_> {
         Ok(())
     }
 
+    fn delete(&mut self, op: u64, key: LogKey) {
+        let known = self.logs.get(&key);
+        // The checkpoint knows a later log of this name: the deleted one was in the trash before it was taken.
+        if known.is_some_and(|log| log.state.lock().last_op > op) {
+            return;
+        }
+        let log = self.logs.remove(&key);
+        let trash = Job::Trash {
+            key,
+            number: op,
+            log,
+        };
+        self.engine.copies.push(vec![trash]);
+    }
+
     fn redo(&mut self, op: u64, key: LogKey, operation: Operation) -> Result<(), String> {
         if self.deletes.get(&key).is_some_and(|delete| op <= *delete) {
-            if let (Operation::Delete, Some(_)) = (&operation, self.logs.remove(&key)) {
-                self.engine.copies.push(vec![Job::Trash(key, op)]);
-            } else if matches!(operation, Operation::Delete) {
-                self.engine.copies.push(vec![Job::Trash(key, op)]);
+            if matches!(operation, Operation::Delete) {
+                self.delete(op, key);
             }
             return Ok(());
         }
@@ -518,17 +366,35 @@ impl Replay<'_> {
                 state.vote = Some(vote);
                 Dropped::new()
             }
-            Operation::Truncate(keep) => state.truncate(keep).map_err(damaged)?,
-            Operation::Purge(upto) => state.purge(upto).map_err(damaged)?,
+            Operation::Truncate { keep, end_offset } => {
+                state.truncate(keep, end_offset).map_err(damaged)?
+            }
+            Operation::Purge { upto, start_offset } => {
+                state.purge(upto, start_offset).map_err(damaged)?
+            }
             Operation::Snapshot {
                 upto,
                 next_offset,
                 state: snapshot,
-            } => state
-                .install(upto, next_offset, snapshot)
-                .map_err(damaged)?,
+                replaces,
+            } => {
+                let replaces = match replaces {
+                    Some(recorded) => recorded,
+                    None => state.replaced_by(upto).map_err(damaged)?,
+                };
+                state
+                    .install(
+                        upto,
+                        snapshot,
+                        replaces.then_some(next_offset),
+                        Some(next_offset),
+                    )
+                    .map_err(damaged)?
+            }
             Operation::Delete => Dropped::new(),
         };
+        // What is replayed is durable: copies that are queued already need not be made.
+        dropped.iter().for_each(|file| file.drop_files_later());
         engine
             .copies
             .push(dropped.into_iter().map(Job::Drop).collect());

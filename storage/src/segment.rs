@@ -86,6 +86,8 @@ pub(crate) struct SegmentFile {
     final_rows: AtomicU64,
     dropped: AtomicBool,
     dirty: AtomicBool,
+    /// A write is under way that will make it dirty: its files must stay open. Changed under `handles`.
+    writing: AtomicBool,
     trimmed: AtomicBool,
     pub(crate) used: AtomicBool,
     handles: Mutex<Handles>,
@@ -129,6 +131,7 @@ impl SegmentFile {
             final_rows: AtomicU64::new(u64::MAX),
             dropped: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
             trimmed: AtomicBool::new(false),
             used: AtomicBool::new(false),
             handles: Mutex::default(),
@@ -174,7 +177,16 @@ impl SegmentFile {
     }
 
     /// Writes consecutive entries of this segment. Only the copier calls it.
+    ///
+    /// # Errors
+    /// As the file system's; on a full disk the same entries can be tried again.
     pub fn write(self: &Arc<Self>, copies: &[Copy]) -> io::Result<Written> {
+        let outcome = self.write_pinned(copies);
+        self.writing.store(false, Ordering::Release);
+        outcome
+    }
+
+    fn write_pinned(self: &Arc<Self>, copies: &[Copy]) -> io::Result<Written> {
         let (Some(first), Some(last)) = (copies.first(), copies.last()) else {
             return Ok(Written::default());
         };
@@ -228,8 +240,10 @@ impl SegmentFile {
 
     fn make_room(self: &Arc<Self>, log_bytes: u64, rows: u64) -> io::Result<(File, File, bool)> {
         let mut handles = self.handles.lock();
+        self.writing.store(true, Ordering::Release);
         let opened = !handles.writable;
-        let created = self.written_rows() == 0 && opened;
+        // Until the first row is in: an attempt that found no space may have left the files behind.
+        let created = self.written_rows() == 0;
         if opened {
             if created && let Some(dir) = self.log_path.parent() {
                 self.fs.create_dir_all(dir)?;
@@ -315,9 +329,14 @@ impl SegmentFile {
             let handles = self.handles.lock();
             (handles.log.clone(), handles.ledger.clone())
         };
-        for file in [log, ledger].into_iter().flatten() {
-            file.sync_data()?;
-        }
+        let (Some(log), Some(ledger)) = (log, ledger) else {
+            // A new descriptor would say success and know nothing of a write that was lost.
+            return Err(io::Error::other(
+                "a written segment was closed before its sync",
+            ));
+        };
+        log.sync_data()?;
+        ledger.sync_data()?;
         if self.trimmed.load(Ordering::Acquire) {
             self.let_go();
         }
@@ -337,7 +356,7 @@ impl SegmentFile {
     /// Closes everything if nothing is waiting to be synced: a later error would go unseen otherwise.
     pub fn close_idle(&self) -> bool {
         let mut handles = self.handles.lock();
-        if self.is_dirty() {
+        if self.is_dirty() || self.writing.load(Ordering::Acquire) {
             return false;
         }
         *handles = Handles::default();

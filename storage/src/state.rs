@@ -6,7 +6,7 @@
 
 use crate::error::{AppendError, Damage, ReadError};
 use crate::ledger::Row;
-use crate::segment::{SegmentFile, SegmentInfo};
+use crate::segment::{SegmentFile, SegmentInfo, damage};
 use crate::{Entry, EntryId, Kind, LogKey};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -362,35 +362,54 @@ impl State {
     }
 
     /// Keeps the entries up to `keep`. The segment that is cut goes on in a successor.
-    pub fn truncate(&mut self, keep: Option<u64>) -> Result<Dropped, ReadError> {
+    ///
+    /// Replay passes the `end_offset` that its operation recorded: a later operation may have removed the
+    /// files by which it was found.
+    pub fn truncate(
+        &mut self,
+        keep: Option<u64>,
+        end_offset: Option<i64>,
+    ) -> Result<Dropped, ReadError> {
         let first = self.first_index();
         let Some(last) = self.last.filter(|_| self.has_entries()) else {
             return Ok(Vec::new());
         };
         match keep {
             Some(keep) if keep >= last.index => Ok(Vec::new()),
-            Some(keep) if keep >= first => self.cut(keep),
+            Some(keep) if keep >= first => self.cut(keep, end_offset),
             _ => Ok(self.clear(self.purged, self.start_offset, self.start_offset)),
         }
     }
 
-    fn cut(&mut self, keep: u64) -> Result<Dropped, ReadError> {
-        let Some(row) = self.row(keep)? else {
+    fn cut(&mut self, keep: u64, end_offset: Option<i64>) -> Result<Dropped, ReadError> {
+        let Some(at) = self.segment_of(keep) else {
             return Ok(Vec::new());
         };
+        let (bytes, end_offset, max_timestamp) = match (self.cut_at(at, keep), end_offset) {
+            (Ok((bytes, _, newest)), Some(recorded)) => (bytes, recorded, newest),
+            (Ok(found), None) => found,
+            // What the segment was before is an upper bound, and good enough for what only measures it.
+            (Err(_), Some(recorded)) => {
+                let whole = &self.segments[at];
+                (whole.bytes, recorded, whole.max_timestamp)
+            }
+            (Err(damage), None) => return Err(damage),
+        };
+        let last = EntryId {
+            term: self.term_of(keep),
+            index: keep,
+        };
         self.truncating = true;
-        let whole = self.segment_of(keep).map_or(0, |at| at + 1);
-        let max_timestamp = self.newest_until(whole - 1, keep)?;
-        let dropped = self.segments.split_off(whole);
+        let dropped = self.segments.split_off(at + 1);
         if let Some(cut) = self.segments.last_mut()
             && cut.last.index > keep
         {
             // Sealed by what was staged for it, not by what stays: late copies must still fit.
             cut.seal();
             cut.rows = keep - cut.file.base_index + 1;
-            cut.bytes = row.end_position();
-            cut.last = row.id();
-            cut.next_offset = row.end_offset();
+            cut.bytes = bytes;
+            cut.last = last;
+            cut.next_offset = end_offset;
             cut.max_timestamp = max_timestamp;
         }
         while self.tail.back().is_some_and(|t| t.row.index > keep) {
@@ -398,12 +417,27 @@ impl State {
         }
         self.terms.retain(|t| t.index <= keep);
         let _ = self.control.split_off(&(keep + 1));
-        self.last = Some(row.id());
+        self.last = Some(last);
         if self.durable.is_some_and(|d| d.index > keep) {
             self.durable = self.last;
         }
-        self.end_offset = row.end_offset();
+        self.end_offset = end_offset;
         Ok(dropped.into_iter().map(|s| s.file).collect())
+    }
+
+    /// Bytes, end offset and newest timestamp of a segment that ends with `keep`.
+    fn cut_at(&self, at: usize, keep: u64) -> Result<(u64, i64, i64), ReadError> {
+        let Some(row) = self.row(keep)? else {
+            let path = &self.segments[at].file.ledger_path;
+            return Err(damage(path, 0, &format!("entry {keep} is not in it")).into());
+        };
+        let newest = self.newest_until(at, keep)?;
+        Ok((row.end_position(), row.end_offset(), newest))
+    }
+
+    fn term_of(&self, index: u64) -> u64 {
+        let after = self.terms.partition_point(|t| t.index <= index);
+        after.checked_sub(1).map_or(0, |at| self.terms[at].term)
     }
 
     fn newest_until(&self, at: usize, keep: u64) -> Result<i64, ReadError> {
@@ -416,8 +450,13 @@ impl State {
         Ok(newest)
     }
 
-    /// Hides entries up to `upto`; segments that hold nothing else go.
-    pub fn purge(&mut self, upto: EntryId) -> Result<Dropped, ReadError> {
+    /// Hides entries up to `upto`; segments that hold nothing else go. Replay passes the `start_offset`
+    /// that its operation recorded, as with [`Self::truncate`].
+    pub fn purge(
+        &mut self,
+        upto: EntryId,
+        start_offset: Option<i64>,
+    ) -> Result<Dropped, ReadError> {
         if self.purged.is_some_and(|p| p.index >= upto.index) {
             return Ok(Vec::new());
         }
@@ -428,8 +467,13 @@ impl State {
             self.purged = Some(upto);
             return Ok(Vec::new());
         }
-        let Some(next) = self.row(upto.index + 1)? else {
-            return Ok(Vec::new());
+        let next = upto.index + 1;
+        let start_offset = match start_offset {
+            Some(recorded) => recorded,
+            None => match self.row(next)? {
+                Some(row) => row.base_offset,
+                None => return Ok(Vec::new()),
+            },
         };
         let whole = self
             .segments
@@ -438,39 +482,48 @@ impl State {
         while self.tail.front().is_some_and(|t| t.row.index <= upto.index) {
             self.tail.pop_front();
         }
-        let begun = self.terms.partition_point(|t| t.index <= next.index);
+        let begun = self.terms.partition_point(|t| t.index <= next);
         self.terms.drain(..begun.saturating_sub(1));
-        if let Some(term) = self.terms.first_mut().filter(|t| t.index < next.index) {
-            term.index = next.index;
-            term.offset = next.base_offset;
+        if let Some(term) = self.terms.first_mut().filter(|t| t.index < next) {
+            term.index = next;
+            term.offset = start_offset;
         }
-        self.control = self.control.split_off(&next.index);
+        self.control = self.control.split_off(&next);
         self.purged = Some(upto);
         if self.durable.is_none_or(|d| d.index < upto.index) {
             self.durable = Some(upto);
         }
-        self.start_offset = next.base_offset;
+        self.start_offset = start_offset;
         Ok(dropped.into_iter().map(|s| s.file).collect())
     }
 
-    /// Puts a snapshot below the log: entries up to it go, all of them if it is not one of ours.
+    /// True if nothing of the log stays when a snapshot up to `upto` is put below it.
+    pub fn replaced_by(&self, upto: EntryId) -> Result<bool, ReadError> {
+        let ours = self.fenced.is_none() && self.row(upto.index)?.is_some_and(|r| r.id() == upto);
+        Ok(!ours || self.last == Some(upto))
+    }
+
+    /// Puts a snapshot below the log: entries up to it go; all of them, and a fence, if it replaces the log,
+    /// which then goes on at the offset given.
     pub fn install(
         &mut self,
         upto: EntryId,
-        next_offset: i64,
         state: Bytes,
+        replaced_at: Option<i64>,
+        start_offset: Option<i64>,
     ) -> Result<Dropped, ReadError> {
+        let dropped = match replaced_at {
+            Some(offset) => {
+                self.fenced = None;
+                self.clear(Some(upto), offset, offset)
+            }
+            None => self.purge(upto, start_offset)?,
+        };
         self.captured = Some(Captured {
             applied: upto,
             state,
         });
-        let ours = self.fenced.is_none() && self.row(upto.index)?.is_some_and(|r| r.id() == upto);
-        if ours && self.last != Some(upto) {
-            self.purge(upto)
-        } else {
-            self.fenced = None;
-            Ok(self.clear(Some(upto), next_offset, next_offset))
-        }
+        Ok(dropped)
     }
 
     fn clear(&mut self, purged: Option<EntryId>, start_offset: i64, end_offset: i64) -> Dropped {

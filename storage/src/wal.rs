@@ -73,14 +73,25 @@ pub(crate) fn encode_header(out: &mut [u8], disk: u128, number: u64, file_bytes:
     out[HEADER_CRC_AT..HEADER_CRC_AT + 4].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// True if these are the first bytes of this disk's file of that number.
-pub(crate) fn is_header(b: &[u8], disk: u128, number: u64) -> bool {
-    b.len() >= HEADER_CRC_AT + 4
+/// What a file's first bytes say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WalHead {
+    pub number: u64,
+    /// How long the file was made before anything was written to it.
+    pub file_bytes: u64,
+}
+
+/// `None` if these are not the first bytes of a file of this disk.
+pub(crate) fn decode_header(b: &[u8], disk: u128) -> Option<WalHead> {
+    let sound = b.len() >= HEADER_CRC_AT + 4
         && b[..8] == MAGIC
         && u32_at(b, 8) == VERSION
         && b[16..32] == disk.to_le_bytes()
-        && u64_at(b, 32) == number
-        && crc(0, &b[..HEADER_CRC_AT]) == u32_at(b, HEADER_CRC_AT)
+        && crc(0, &b[..HEADER_CRC_AT]) == u32_at(b, HEADER_CRC_AT);
+    sound.then(|| WalHead {
+        number: u64_at(b, 32),
+        file_bytes: u64_at(b, 40),
+    })
 }
 
 pub(crate) fn file_name(number: u64) -> String {

@@ -299,15 +299,22 @@ impl Disk {
     }
 
     fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         if self.operation()? {
             return Err(power_is_off());
         }
         let inside = |p: &Path| p.parent() == Some(dir);
+        // What a folder was renamed from or to is settled before what is inside a new one of that name.
+        let above = |p: &Path| dir.starts_with(p);
         let (synced, rest): (Vec<Change>, Vec<Change>) = std::mem::take(&mut self.changes)
             .into_iter()
             .partition(|c| match c {
                 Change::Link { path, .. } | Change::Unlink { path } => inside(path),
-                Change::Rename { from, to } => inside(from) || inside(to),
+                Change::Rename { from, to } => {
+                    inside(from) || inside(to) || above(from) || above(to)
+                }
             });
         synced
             .iter()

@@ -323,6 +323,18 @@ impl World {
         found
     }
 
+    /// After a crash: what is there is what counts from now on.
+    pub fn settle(&mut self, disk: &Disk, when: &str) {
+        let found = self.check(disk, when);
+        for ((n, history), now) in self.logs.iter_mut().zip(found) {
+            let log = disk.open_log(key(*n), log_options()).unwrap();
+            history.end_offset = log.bounds().end_offset;
+            history.states = vec![now];
+            history.acknowledged = Arc::new(AtomicUsize::new(1));
+        }
+        self.term += 1;
+    }
+
     /// Whatever is served is what was once asked for.
     pub fn check_no_lies(&self, disk: &Disk, when: &str) {
         for (n, history) in &self.logs {
@@ -428,4 +440,23 @@ pub fn scribble(fs: &SimFs, path: &Path, rng: &mut Rng) {
         }
     }
     overwrite(fs, path, &bytes);
+}
+
+/// Appends one data entry of a size, whose bytes are its own.
+pub fn append_one(log: &Log, term: u64, bytes: usize) {
+    let bounds = log.bounds();
+    let id = EntryId {
+        term,
+        index: bounds.last.map_or(0, |last| last.index + 1),
+    };
+    let entry = Entry {
+        id,
+        kind: Kind::Data,
+        base_offset: bounds.end_offset,
+        records: 1,
+        max_timestamp: id.index as i64 * 10,
+        head: Bytes::new(),
+        body: vec![id.index as u8 + 1; bytes].into(),
+    };
+    log.append(vec![entry], Box::new(|_| {})).unwrap();
 }
