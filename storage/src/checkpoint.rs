@@ -26,6 +26,9 @@ pub(crate) const FILE: &str = "checkpoint";
 const MAGIC: [u8; 8] = *b"logd.chk";
 const VERSION: u32 = 1;
 
+/// Ten thousand logs of 400 KB: far beyond what anybody keeps, and little enough to be read.
+pub(crate) const BYTES_MAX: u64 = 4 << 30;
+
 /// Write-ahead files kept for use again; more than these are given back.
 const SPARES_MIN: usize = 4;
 

@@ -16,6 +16,8 @@ const FORMAT_FILE: &str = "format";
 const FORMAT: &str = "logd data directory, format ";
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"logd.dsk";
+/// The format and the identity take less than a hundred.
+pub(crate) const SMALL_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Names that may lie in an otherwise empty directory.
 const HARMLESS: [&str; 2] = ["LOCK", "lost+found"];
@@ -48,23 +50,30 @@ pub(crate) fn replace(fs: &Arc<dyn Vfs>, dir: &Path, name: &str, bytes: &[u8]) -
     fs.sync_dir(dir)
 }
 
-/// A small file's bytes, if it is there.
-pub(crate) fn read_file(fs: &Arc<dyn Vfs>, path: &Path) -> io::Result<Option<Bytes>> {
-    let file = match fs.open(
-        path,
-        Open {
-            read: true,
-            ..Open::default()
-        },
-    ) {
+/// The bytes of a file that is read as a whole, if it is there.
+///
+/// # Errors
+/// `FileTooLarge` beyond `bytes_max`: a length is no proof of bytes, and a hole must not take all memory.
+pub(crate) fn read_file(
+    fs: &Arc<dyn Vfs>,
+    path: &Path,
+    bytes_max: u64,
+) -> io::Result<Option<Bytes>> {
+    let how = Open {
+        read: true,
+        ..Open::default()
+    };
+    let file = match fs.open(path, how) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::InvalidData)?;
+    let len = file.len()?;
+    if len > bytes_max {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let mut bytes = Vec::new();
-    // A file's length is no proof of bytes: a hole of a terabyte must not end the process.
-    bytes.try_reserve_exact(len)?;
-    bytes.resize(len, 0);
+    bytes.try_reserve_exact(len as usize)?;
+    bytes.resize(len as usize, 0);
     file.read_exact_at(&mut bytes, 0)?;
     Ok(Some(Bytes::from(bytes)))
 }
@@ -110,29 +119,30 @@ pub(crate) fn start(
     };
     check_format(fs, root)?;
     let path = root.join(FILE);
-    let before = match read_file(fs, &path).map_err(io("read the identity in"))? {
-        // The identity is durable before anything else is made.
-        None if ["checkpoint", "wal", "logs"]
-            .iter()
-            .any(|name| fs.exists(&root.join(name))) =>
-        {
-            return Err(OpenError::Corrupt {
+    let before =
+        match read_file(fs, &path, SMALL_FILE_BYTES_MAX).map_err(io("read the identity in"))? {
+            // The identity is durable before anything else is made.
+            None if ["checkpoint", "wal", "logs"]
+                .iter()
+                .any(|name| fs.exists(&root.join(name))) =>
+            {
+                return Err(OpenError::Corrupt {
+                    path,
+                    position: 0,
+                    what: "the identity is missing, and there is data that belongs to one".into(),
+                });
+            }
+            None => DiskIdentity {
+                id: fresh_id,
+                start: 0,
+                clean_shutdown: true,
+            },
+            Some(bytes) => decode(&bytes).ok_or(OpenError::Corrupt {
                 path,
                 position: 0,
-                what: "the identity is missing, and there is data that belongs to one".into(),
-            });
-        }
-        None => DiskIdentity {
-            id: fresh_id,
-            start: 0,
-            clean_shutdown: true,
-        },
-        Some(bytes) => decode(&bytes).ok_or(OpenError::Corrupt {
-            path,
-            position: 0,
-            what: "the identity does not match its checksum".into(),
-        })?,
-    };
+                what: "the identity does not match its checksum".into(),
+            })?,
+        };
     let now = DiskIdentity {
         start: before.start + 1,
         clean_shutdown: false,
@@ -171,7 +181,9 @@ fn check_format(fs: &Arc<dyn Vfs>, root: &Path) -> Result<(), OpenError> {
         }
     };
     let path = root.join(FORMAT_FILE);
-    if let Some(bytes) = read_file(fs, &path).map_err(io("read the format in"))? {
+    if let Some(bytes) =
+        read_file(fs, &path, SMALL_FILE_BYTES_MAX).map_err(io("read the format in"))?
+    {
         let text = String::from_utf8_lossy(&bytes);
         let Some(found) = text.strip_prefix(FORMAT).map(str::trim) else {
             return Err(OpenError::Foreign {

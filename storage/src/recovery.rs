@@ -36,17 +36,18 @@ pub(crate) fn recover(
     progress: &dyn Fn(RecoveryProgress),
 ) -> Result<(Arc<Engine>, Logs), OpenError> {
     let path = root.join(checkpoint::FILE);
-    let head = match read_file(&fs, &path).map_err(io_error("read", &path))? {
-        None => None,
-        Some(bytes) => {
-            let damaged = || OpenError::Corrupt {
-                path: path.clone(),
-                position: 0,
-                what: "the checkpoint does not match its checksum".into(),
-            };
-            Some(Head::decode(&bytes, identity.id).ok_or_else(damaged)?)
-        }
-    };
+    let head =
+        match read_file(&fs, &path, checkpoint::BYTES_MAX).map_err(io_error("read", &path))? {
+            None => None,
+            Some(bytes) => {
+                let damaged = || OpenError::Corrupt {
+                    path: path.clone(),
+                    position: 0,
+                    what: "the checkpoint does not match its checksum".into(),
+                };
+                Some(Head::decode(&bytes, identity.id).ok_or_else(damaged)?)
+            }
+        };
     let files = WalFiles::list(&fs, root, identity.id)?;
     let from = head.as_ref().map_or(
         Position {

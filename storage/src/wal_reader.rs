@@ -255,14 +255,25 @@ impl WalFiles {
         };
         match self.beyond(end)? {
             None => Ok(Chain { groups, end, torn }),
-            Some(later) => Err(OpenError::Corrupt {
-                path: self.path(end.file),
-                position: end.at,
-                what: format!(
+            Some(later) => {
+                let (file, at) = self.place_of_missing(end, &later);
+                let what = format!(
                     "group {} is missing or torn, but group {} behind it is whole",
                     end.sequence, later.header.sequence
-                ),
-            }),
+                );
+                Err(self.corrupt(file, at, what))
+            }
+        }
+    }
+
+    /// Where the group should be that a later one shows to be missing.
+    fn place_of_missing(&self, end: Position, later: &Found) -> (u64, u64) {
+        let in_later_file = later.file != end.file
+            && (later.at > FIRST_GROUP_AT || !self.numbers.contains(&end.file));
+        if in_later_file {
+            (later.file, FIRST_GROUP_AT)
+        } else {
+            (end.file, end.at)
         }
     }
 

@@ -335,6 +335,15 @@ impl World {
         self.term += 1;
     }
 
+    pub fn logs(&self) -> impl Iterator<Item = usize> {
+        self.logs.keys().copied()
+    }
+
+    /// True if a log was ever asked to be like this.
+    pub fn was_once(&self, n: usize, held: &Held) -> bool {
+        *held == Held::default() || self.logs.get(&n).is_some_and(|h| h.states.contains(held))
+    }
+
     /// Whatever is served is what was once asked for.
     pub fn check_no_lies(&self, disk: &Disk, when: &str) {
         for (n, history) in &self.logs {

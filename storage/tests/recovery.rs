@@ -1,0 +1,301 @@
+//! Directories that somebody damaged: what opens is true, what is not true does not open, and damage is a
+//! torn tail only where power could have torn it.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests say what they expect by panicking"
+)]
+
+mod common;
+
+use common::{Held, ROOT, Rng, World, append_one, key, log_options, open, overwrite, read};
+use logd_storage::vfs::{SimFs, Vfs};
+use logd_storage::{Disk, OpenError};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+const STEPS: usize = 120;
+const SEEDS: usize = 6;
+
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// What one workload left on its disk, and what it may hold.
+struct Made {
+    files: Files,
+    world: World,
+}
+
+fn made(n: usize) -> &'static Made {
+    static MADE: [OnceLock<Made>; SEEDS] = [const { OnceLock::new() }; SEEDS];
+    MADE[n].get_or_init(|| {
+        let seed = 100 + n as u64;
+        let fs = SimFs::new(seed);
+        let disk = open(&fs).unwrap();
+        let mut world = World::default();
+        let mut rng = Rng(seed);
+        for _ in 0..STEPS {
+            assert!(world.step(&disk, &mut rng));
+        }
+        // Some end in order, some in a crash.
+        if n.is_multiple_of(2) {
+            while disk.pump() {}
+            drop(disk);
+        } else {
+            disk.close().unwrap();
+        }
+        fs.reboot();
+        let files = fs.files().into_iter();
+        let files = files
+            .filter_map(|f| fs.contents(&f).map(|c| (f, c)))
+            .collect();
+        Made { files, world }
+    })
+}
+
+fn disk_of(files: &Files) -> SimFs {
+    let fs = SimFs::new(1);
+    for folder in ["wal", "logs", "trash"] {
+        fs.create_dir_all(&Path::new(ROOT).join(folder)).unwrap();
+    }
+    for (path, bytes) in files {
+        fs.create_dir_all(path.parent().unwrap()).unwrap();
+        overwrite(&fs, path, bytes);
+    }
+    fs
+}
+
+#[derive(Debug, Clone)]
+enum Damage {
+    FlipBits(Vec<(usize, u8)>),
+    Truncate(usize),
+    ExtendByNoise(u64, usize),
+    ExtendByZeros(usize),
+    Zero(usize, usize),
+    Noise(u64, usize, usize),
+    Swap(usize),
+    Delete,
+    Replace(u64, usize),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let place = || any::<prop::sample::Index>().prop_map(|i| i.index(1 << 20));
+    prop_oneof![
+        4 => prop::collection::vec((place(), 0u8..8), 1..4).prop_map(Damage::FlipBits),
+        2 => place().prop_map(Damage::Truncate),
+        1 => (any::<u64>(), 1usize..9_000).prop_map(|(s, n)| Damage::ExtendByNoise(s, n)),
+        1 => (1usize..9_000).prop_map(Damage::ExtendByZeros),
+        2 => (place(), 1usize..5_000).prop_map(|(at, n)| Damage::Zero(at, n)),
+        2 => (any::<u64>(), place(), 1usize..5_000).prop_map(|(s, at, n)| Damage::Noise(s, at, n)),
+        2 => place().prop_map(Damage::Swap),
+        2 => Just(Damage::Delete),
+        1 => (any::<u64>(), 0usize..9_000).prop_map(|(s, n)| Damage::Replace(s, n)),
+    ]
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut rng = Rng(seed);
+    (0..len).map(|_| rng.next() as u8).collect()
+}
+
+fn apply(files: &mut Files, which: usize, damage: &Damage) {
+    let names: Vec<PathBuf> = files.keys().cloned().collect();
+    let path = names[which % names.len()].clone();
+    let Some(bytes) = files.get_mut(&path).filter(|b| !b.is_empty()) else {
+        return;
+    };
+    let len = bytes.len();
+    match damage {
+        Damage::FlipBits(bits) => bits
+            .iter()
+            .for_each(|(at, bit)| bytes[at % len] ^= 1 << bit),
+        Damage::Truncate(to) => bytes.truncate(to % len),
+        Damage::ExtendByNoise(seed, n) => bytes.extend(noise(*seed, *n)),
+        Damage::ExtendByZeros(n) => bytes.resize(len + n, 0),
+        Damage::Zero(at, n) => {
+            let places = bytes.iter_mut().skip(at % len).take(*n);
+            places.for_each(|b| *b = 0);
+        }
+        Damage::Noise(seed, at, n) => {
+            let places = bytes.iter_mut().skip(at % len).take(*n);
+            places
+                .zip(noise(*seed, *n))
+                .for_each(|(b, noise)| *b = noise);
+        }
+        Damage::Swap(other) => {
+            let other = names[other % names.len()].clone();
+            let ours = files.remove(&path).unwrap_or_default();
+            let theirs = files.insert(other, ours).unwrap_or_default();
+            files.entry(path).or_insert(theirs);
+        }
+        Damage::Delete => {
+            files.remove(&path);
+        }
+        Damage::Replace(seed, n) => *bytes = noise(*seed, *n),
+    }
+}
+
+/// What every log says; `None` for one that is fenced or damaged.
+fn look(disk: &Disk, world: &World, when: &str) -> Vec<Option<Held>> {
+    world
+        .logs()
+        .map(|n| {
+            let log = disk.open_log(key(n), log_options()).ok()?;
+            let now = read(&log).ok()?;
+            assert!(
+                world.was_once(n, &now),
+                "{when}, log {n}: it never held entries {:?}, purged {:?}, vote {:?}",
+                now.entries.keys().collect::<Vec<_>>(),
+                now.purged,
+                now.vote
+            );
+            Some(now)
+        })
+        .collect()
+}
+
+fn check(files: &Files, world: &World, when: &str) {
+    let fs = disk_of(files);
+    let disk = match open(&fs) {
+        Ok(disk) => disk,
+        Err(e) => {
+            assert!(!matches!(e, OpenError::Io { .. }), "{when}: {e}");
+            assert!(open(&fs).is_err(), "{when}: refused once, opened then");
+            return;
+        }
+    };
+    while disk.pump() {}
+    assert_eq!(disk.space().poisoned, None, "{when}");
+    let first = look(&disk, world, when);
+    drop(disk);
+    let disk = open(&fs).unwrap_or_else(|e| panic!("{when}, opened once: {e}"));
+    let second = look(&disk, world, when);
+    assert_eq!(first, second, "{when}: a second recovery changed something");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn what_opens_is_true_and_stays_so(
+        made_by in 0..SEEDS,
+        damages in prop::collection::vec((any::<prop::sample::Index>(), damage()), 1..4),
+    ) {
+        let made = made(made_by);
+        let mut files = made.files.clone();
+        for (which, damage) in &damages {
+            if !files.is_empty() {
+                apply(&mut files, which.index(1 << 20), damage);
+            }
+        }
+        check(&files, &made.world, "damaged");
+    }
+}
+
+#[test]
+fn what_nobody_damaged_opens_whole() {
+    for n in 0..SEEDS {
+        let disk = open(&disk_of(&made(n).files)).unwrap();
+        made(n).world.check(&disk, &format!("workload {n}"));
+    }
+}
+
+/// A disk with five groups of one entry each behind its checkpoint, each a block of the last file.
+fn five_groups() -> (Files, PathBuf) {
+    let fs = SimFs::new(1);
+    let disk = open(&fs).unwrap();
+    let log = disk.open_log(key(0), log_options()).unwrap();
+    for _ in 0..5 {
+        append_one(&log, 1, 1_000);
+        while disk.pump() {}
+    }
+    drop((log, disk));
+    fs.reboot();
+    let files = fs.files().into_iter();
+    let files: Files = files
+        .filter_map(|f| fs.contents(&f).map(|c| (f, c)))
+        .collect();
+    let wal = files.keys().find(|f| f.to_string_lossy().ends_with(".wal"));
+    let wal = wal.unwrap().clone();
+    (files, wal)
+}
+
+const BLOCK: usize = 4_096;
+
+fn with_damage_in_group(n: usize, at: usize) -> (SimFs, PathBuf) {
+    let (mut files, wal) = five_groups();
+    files.get_mut(&wal).unwrap()[n * BLOCK + at] ^= 0x40;
+    (disk_of(&files), wal)
+}
+
+#[test]
+fn damage_in_the_last_group_is_a_torn_tail_and_cut() {
+    // Its header, its descriptor, its payload.
+    for at in [20, 100, 700] {
+        let (fs, _) = with_damage_in_group(5, at);
+        let disk = open(&fs).unwrap();
+        let log = disk.open_log(key(0), log_options()).unwrap();
+        let held: Vec<u64> = read(&log).unwrap().entries.into_keys().collect();
+        assert_eq!(held, [0, 1, 2, 3], "damage at {at}");
+    }
+}
+
+#[test]
+fn damage_in_an_earlier_group_is_said_by_file_and_position() {
+    for n in 1..5 {
+        for at in [20, 100, 700] {
+            let (fs, wal) = with_damage_in_group(n, at);
+            match open(&fs) {
+                Err(OpenError::Corrupt { path, position, .. }) => {
+                    assert_eq!(
+                        (path, position as usize),
+                        (wal, n * BLOCK),
+                        "group {n}, {at}"
+                    );
+                }
+                other => panic!("group {n}, damage at {at}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_middle_file_is_damage() {
+    let made = made(0);
+    let wal: Vec<&PathBuf> = made
+        .files
+        .keys()
+        .filter(|f| f.to_string_lossy().ends_with(".wal"))
+        .collect();
+    assert!(wal.len() > 2, "the workload fills a few files");
+    let mut files = made.files.clone();
+    files.remove(wal[wal.len() - 2]);
+    match open(&disk_of(&files)) {
+        Err(OpenError::Corrupt { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_length_without_bytes_takes_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs: std::sync::Arc<dyn Vfs> = std::sync::Arc::new(logd_storage::vfs::RealFs);
+    let open = || Disk::open(fs.clone(), dir.path(), common::disk_options(), &|_| {});
+    drop(open().unwrap());
+    for name in ["checkpoint", "disk", "format"] {
+        let path = dir.path().join(name);
+        let before = std::fs::read(&path).ok();
+        let file = std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        file.set_len(1 << 42).unwrap();
+        assert!(open().is_err(), "{name}");
+        std::fs::remove_file(&path).unwrap();
+        before.map(|bytes| std::fs::write(&path, bytes).unwrap());
+    }
+    drop(open().unwrap());
+}
