@@ -6,7 +6,6 @@
 //! synced; then the file replaces the older one; only then are write-ahead files used again. A failed sync is
 //! final: it is not tried again, because the second one would say success and have written nothing.
 
-use crate::LogKey;
 use crate::codec::{Put, Take, crc};
 use crate::disk::DiskInner;
 use crate::engine::{Engine, Gone};
@@ -16,7 +15,9 @@ use crate::log::LogInner;
 use crate::segment::{Origin, SegmentFile};
 use crate::state::{Captured, LogOptions, Segment, State, TermStart};
 use crate::wal::{self, Position};
+use crate::{EntryId, LogKey};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,66 +74,128 @@ fn put_segment(put: &mut Put, s: &Segment) {
     put.u8(u8::from(s.sealed));
 }
 
-fn take_segment(take: &mut Take, key: LogKey, engine: &Engine) -> Option<Segment> {
-    let (id, base_offset, base_index) = (take.u64()?, take.i64()?, take.u64()?);
-    let (rows, bytes) = (take.u64()?, take.u64()?);
-    let file: Arc<SegmentFile> = engine.segment(
-        key,
-        Origin {
-            id,
-            base_offset,
-            base_index,
-            rows,
-            bytes,
-        },
-    );
-    let (last, next_offset) = (take.id()?, take.i64()?);
-    let (max_timestamp, first_timestamp, sealed) = (take.i64()?, take.i64()?, take.u8()? != 0);
-    if sealed {
-        file.seal(rows);
-    }
-    Some(Segment {
-        file,
-        rows,
-        bytes,
-        last,
-        next_offset,
-        max_timestamp,
-        first_timestamp,
-        sealed,
+/// What a checkpoint says of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentImage {
+    /// No other segment of the disk ever has it.
+    pub id: u64,
+    pub base_offset: i64,
+    pub base_index: u64,
+    /// What is present: the files may hold more.
+    pub rows: u64,
+    pub bytes: u64,
+    pub last: EntryId,
+    pub next_offset: i64,
+    pub max_timestamp: i64,
+    pub first_timestamp: i64,
+    pub sealed: bool,
+}
+
+/// What a checkpoint says of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogImage {
+    pub key: LogKey,
+    pub purged: Option<EntryId>,
+    pub last: Option<EntryId>,
+    pub start_offset: i64,
+    pub end_offset: i64,
+    pub vote: Option<Bytes>,
+    pub captured: Option<Captured>,
+    pub terms: Vec<TermStart>,
+    /// Payloads of control entries, by index.
+    pub control: BTreeMap<u64, Bytes>,
+    pub segments: Vec<SegmentImage>,
+    /// The disk's number of the last operation in it.
+    pub last_op: u64,
+}
+
+fn take_segment(take: &mut Take) -> Option<SegmentImage> {
+    Some(SegmentImage {
+        id: take.u64()?,
+        base_offset: take.i64()?,
+        base_index: take.u64()?,
+        rows: take.u64()?,
+        bytes: take.u64()?,
+        last: take.id()?,
+        next_offset: take.i64()?,
+        max_timestamp: take.i64()?,
+        first_timestamp: take.i64()?,
+        sealed: take.u8()? != 0,
     })
 }
 
-fn take_state(take: &mut Take, engine: &Engine) -> Option<State> {
-    let mut s = State::new(take.key()?, LogOptions::default());
-    s.purged = take.option(Take::id)?;
-    s.last = take.option(Take::id)?;
-    s.durable = s.last;
-    s.start_offset = take.i64()?;
-    s.end_offset = take.i64()?;
-    s.vote = take.option(Take::bytes)?;
-    s.captured = take.option(|t| {
-        Some(Captured {
-            applied: t.id()?,
-            state: t.bytes()?,
-        })
-    })?;
-    s.terms = take.list(|t| {
-        Some(TermStart {
-            term: t.u64()?,
-            index: t.u64()?,
-            offset: t.i64()?,
-        })
-    })?;
-    s.control = take
-        .list(|t| Some((t.u64()?, t.bytes()?)))?
-        .into_iter()
-        .collect();
-    let key = s.key;
-    s.segments = take.list(|t| take_segment(t, key, engine))?;
-    s.last_op = take.u64()?;
-    s.unsaved = false;
-    Some(s)
+fn take_log(take: &mut Take) -> Option<LogImage> {
+    Some(LogImage {
+        key: take.key()?,
+        purged: take.option(Take::id)?,
+        last: take.option(Take::id)?,
+        start_offset: take.i64()?,
+        end_offset: take.i64()?,
+        vote: take.option(Take::bytes)?,
+        captured: take.option(|t| {
+            Some(Captured {
+                applied: t.id()?,
+                state: t.bytes()?,
+            })
+        })?,
+        terms: take.list(|t| {
+            Some(TermStart {
+                term: t.u64()?,
+                index: t.u64()?,
+                offset: t.i64()?,
+            })
+        })?,
+        control: take
+            .list(|t| Some((t.u64()?, t.bytes()?)))?
+            .into_iter()
+            .collect(),
+        segments: take.list(take_segment)?,
+        last_op: take.u64()?,
+    })
+}
+
+fn segment_of(image: &SegmentImage, key: LogKey, engine: &Engine) -> Segment {
+    let origin = Origin {
+        id: image.id,
+        base_offset: image.base_offset,
+        base_index: image.base_index,
+        rows: image.rows,
+        bytes: image.bytes,
+    };
+    let file: Arc<SegmentFile> = engine.segment(key, origin);
+    if image.sealed {
+        file.seal(image.rows);
+    }
+    Segment {
+        file,
+        rows: image.rows,
+        bytes: image.bytes,
+        last: image.last,
+        next_offset: image.next_offset,
+        max_timestamp: image.max_timestamp,
+        first_timestamp: image.first_timestamp,
+        sealed: image.sealed,
+    }
+}
+
+fn state_of(image: LogImage, engine: &Engine) -> State {
+    let key = image.key;
+    let segments = image.segments.iter();
+    State {
+        segments: segments.map(|s| segment_of(s, key, engine)).collect(),
+        purged: image.purged,
+        last: image.last,
+        durable: image.last,
+        start_offset: image.start_offset,
+        end_offset: image.end_offset,
+        vote: image.vote,
+        captured: image.captured,
+        terms: image.terms,
+        control: image.control,
+        last_op: image.last_op,
+        unsaved: false,
+        ..State::new(key, LogOptions::default())
+    }
 }
 
 /// The file's head, read before there is an engine.
@@ -168,11 +231,27 @@ impl Head {
         })
     }
 
-    /// The logs as they were.
+    /// The logs as they were; `None` if they do not decode.
     pub fn logs(&self, engine: &Engine) -> Option<Vec<State>> {
+        let images = self.images();
+        images.map(|i| i.map(|i| state_of(i, engine))).collect()
+    }
+
+    /// The logs one by one; `None` and no more where they do not decode.
+    pub fn images(&self) -> impl Iterator<Item = Option<LogImage>> {
         let mut take = Take(self.body.clone());
-        let states = take.list(|t| take_state(t, engine))?;
-        take.is_empty().then_some(states)
+        let mut left = take.u32();
+        std::iter::from_fn(move || {
+            let count = left.take()?;
+            let Some(next) = count.checked_sub(1) else {
+                return if take.is_empty() { None } else { Some(None) };
+            };
+            let image = take_log(&mut take);
+            if image.is_some() {
+                left = Some(next);
+            }
+            Some(image)
+        })
     }
 }
 

@@ -11,9 +11,9 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-const FILE: &str = "disk";
-const FORMAT_FILE: &str = "format";
-const FORMAT: &str = "logd data directory, format ";
+pub(crate) const FILE: &str = "disk";
+pub(crate) const FORMAT_FILE: &str = "format";
+pub(crate) const FORMAT: &str = "logd data directory, format ";
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"logd.dsk";
 /// The format and the identity take less than a hundred.
@@ -89,7 +89,7 @@ fn encode(identity: &DiskIdentity) -> Vec<u8> {
     put.0
 }
 
-fn decode(bytes: &Bytes) -> Option<DiskIdentity> {
+pub(crate) fn decode(bytes: &Bytes) -> Option<DiskIdentity> {
     let body = bytes.len().checked_sub(4)?;
     let mut take = Take(bytes.slice(body..));
     if take.u32()? != crc(0, &bytes[..body]) {

@@ -29,6 +29,7 @@ mod engine;
 mod error;
 mod group;
 mod identity;
+pub mod inspect;
 mod ledger;
 mod log;
 mod mmap;
@@ -58,6 +59,7 @@ pub use stats::DiskStats;
 use bytes::Bytes;
 use std::fmt;
 use std::io;
+use std::str::FromStr;
 
 /// Which log: a topic's id and a partition's number. Directories are named by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +72,33 @@ impl fmt::Display for LogKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.topic.iter().try_for_each(|b| write!(f, "{b:02x}"))?;
         write!(f, "-{}", self.partition)
+    }
+}
+
+/// A folder's name is not that of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a log is named by 32 hexadecimal digits, a dash and a partition, such as 0102030405060708090a0b0c0d0e0f10-0"
+)]
+pub struct NotALogKey;
+
+impl FromStr for LogKey {
+    type Err = NotALogKey;
+
+    /// Reads what `Display` writes.
+    fn from_str(name: &str) -> Result<Self, NotALogKey> {
+        let (digits, partition) = name.split_once('-').ok_or(NotALogKey)?;
+        let topic = u128::from_str_radix(digits, 16).map_err(|_| NotALogKey)?;
+        let key = LogKey {
+            topic: topic.to_be_bytes(),
+            partition: partition.parse().map_err(|_| NotALogKey)?,
+        };
+        // One name per log: no signs, no capitals, no zeros in front.
+        if key.to_string() == name {
+            Ok(key)
+        } else {
+            Err(NotALogKey)
+        }
     }
 }
 

@@ -75,6 +75,11 @@ pub trait Vfs: Send + Sync + Debug {
     /// # Errors
     /// As `flock(2)`.
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>>;
+    /// Whether somebody has that lock. Changes nothing; false if there is no such file.
+    ///
+    /// # Errors
+    /// As `open(2)` and `flock(2)`.
+    fn is_locked(&self, path: &Path) -> io::Result<bool>;
 }
 
 /// An open file. All positions are absolute: there is no cursor to share.

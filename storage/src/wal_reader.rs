@@ -139,6 +139,17 @@ impl WalFiles {
         Ok(GroupHeader::decode(&bytes, seed))
     }
 
+    /// The group at a place, if its head validates.
+    pub fn group_at(&self, number: u64, at: u64) -> Result<Option<Found>, OpenError> {
+        let seed = file_seed(self.disk, number);
+        let header = self.header_at(&*self.open(number)?, number, at, seed)?;
+        Ok(header.map(|header| Found {
+            file: number,
+            at,
+            header,
+        }))
+    }
+
     /// A group's operations; `None` if it does not validate as a whole.
     pub fn operations(&self, found: &Found) -> Result<Option<Vec<(LogKey, Operation)>>, OpenError> {
         let Some(len) = found.header.group_bytes() else {

@@ -83,6 +83,18 @@ impl Vfs for RealFs {
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(file))
     }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        // A shared lock needs no permission to write; it goes with the file.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            other => Ok(other.map(|()| false)?),
+        }
+    }
 }
 
 impl VfsFile for RealFile {

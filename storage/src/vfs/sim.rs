@@ -578,6 +578,10 @@ impl Vfs for SimFs {
             boot: disk.boot,
         }))
     }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.0.lock().locks.contains(path))
+    }
 }
 
 impl SimFile {

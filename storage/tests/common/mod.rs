@@ -1,6 +1,8 @@
 //! A small world of logs: what was asked of a disk, what it acknowledged, and what it may then hold.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod damage;
+
 use bytes::Bytes;
 use logd_storage::vfs::{Open, SimFs, Vfs};
 use logd_storage::{
