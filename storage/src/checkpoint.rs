@@ -19,7 +19,6 @@ use crate::{EntryId, LogKey};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -274,7 +273,7 @@ pub(crate) fn take(disk: &DiskInner) -> Result<(), CheckpointError> {
     let position = *engine.position.lock();
     let images = images(disk);
     let outcome = settle(engine, images.last_op)
-        .and_then(|()| sync(disk))
+        .and_then(|()| sync(engine))
         .and_then(|()| write(engine, position, &images));
     if outcome.is_err() {
         images
@@ -372,8 +371,7 @@ fn settle(engine: &Engine, last_op: u64) -> Result<(), CheckpointError> {
     engine.wait_copied(engine.copies.pushed()).map_err(gone)
 }
 
-fn sync(disk: &DiskInner) -> Result<(), CheckpointError> {
-    let engine = &disk.engine;
+fn sync(engine: &Engine) -> Result<(), CheckpointError> {
     let segments = std::mem::take(&mut *engine.dirty.lock());
     let dirs = std::mem::take(&mut *engine.dirty_dirs.lock());
     let failed = parking_lot::Mutex::new(None);
@@ -395,7 +393,14 @@ fn sync(disk: &DiskInner) -> Result<(), CheckpointError> {
                 .for_each(|some| drop(scope.spawn(|| sync_all(some))))
         });
     }
-    let dirs_failed = dirs.iter().find_map(|key| sync_dir(disk, *key).err());
+    // A deleted log took its folder along: there is no name left to be lost.
+    let dirs_failed = dirs.iter().find_map(|key| {
+        let dir = engine.log_dir(*key);
+        match engine.fs.sync_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            other => other.err().map(|e| (dir, e)),
+        }
+    });
     let logs_dir = engine.root.join("logs");
     let parent_failed = if dirs.is_empty() {
         None
@@ -412,17 +417,6 @@ fn sync(disk: &DiskInner) -> Result<(), CheckpointError> {
                 source,
             })
         }
-    }
-}
-
-/// Syncs a log's folder. That of a deleted log may be in the trash by now, where nothing in it counts.
-fn sync_dir(disk: &DiskInner, key: LogKey) -> Result<(), (PathBuf, io::Error)> {
-    let dir = disk.engine.log_dir(key);
-    match disk.engine.fs.sync_dir(&dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !disk.logs.lock().contains_key(&key) => {
-            Ok(())
-        }
-        synced => synced.map_err(|e| (dir, e)),
     }
 }
 

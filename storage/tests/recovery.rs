@@ -171,7 +171,9 @@ fn a_length_without_bytes_takes_no_memory() {
         file.set_len(1 << 42).unwrap();
         assert!(open().is_err(), "{name}");
         std::fs::remove_file(&path).unwrap();
-        before.map(|bytes| std::fs::write(&path, bytes).unwrap());
+        if let Some(bytes) = before {
+            std::fs::write(&path, bytes).unwrap();
+        }
     }
     drop(open().unwrap());
 }

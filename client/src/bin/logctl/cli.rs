@@ -7,12 +7,12 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{args, bench, consume, group, produce, topic};
+use crate::{args, bench, consume, debug, group, produce, topic};
 
 /// Topics, records and groups of a cluster that speaks Kafka's protocol.
 ///
 /// Exit codes: 0 done, 1 failed or partly failed, 2 wrong usage, 3 not found, 5 unreachable or timed
-/// out, 130 interrupted.
+/// out, 6 a check found damage, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "logctl", version)]
 pub struct Cli {
@@ -73,6 +73,11 @@ pub enum Command {
     Bench {
         #[command(subcommand)]
         action: bench::Action,
+    },
+    /// Look into a data directory without a broker
+    Debug {
+        #[command(subcommand)]
+        action: debug::DebugCommand,
     },
 }
 

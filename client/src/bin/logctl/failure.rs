@@ -20,6 +20,8 @@ pub enum Exit {
     NotFound,
     /// Nobody answered, or not in time.
     Unreachable,
+    /// What was checked is damaged.
+    CheckFailed,
     /// SIGINT.
     Interrupted,
     /// SIGTERM.
@@ -34,6 +36,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::NotFound => 3,
             Exit::Unreachable => 5,
+            Exit::CheckFailed => 6,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
         }

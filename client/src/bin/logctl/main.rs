@@ -25,12 +25,15 @@ mod group;
 
 mod bench;
 
+mod debug;
+
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use cli::{Cli, Command};
 use context::Context;
+use debug::{DebugCommand, Verdict};
 use failure::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -59,5 +62,15 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Consume(options) => Box::pin(consume::run(context, options)).await,
         Command::Group { action } => Box::pin(group::run(context, action)).await,
         Command::Bench { action } => Box::pin(bench::run(context, action)).await,
+        // Blocks on a disk; nothing else runs.
+        Command::Debug { action } => inspect(context, action),
+    }
+}
+
+fn inspect(context: &Context, action: DebugCommand) -> Result<Exit, Failure> {
+    match debug::run(action, context.out.format, &mut std::io::stdout().lock()) {
+        Ok(Verdict::Sound) => Ok(Exit::Done),
+        Ok(Verdict::Damaged) => Ok(Exit::CheckFailed),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("{error:#}"))),
     }
 }
