@@ -191,6 +191,11 @@ impl Model {
         if ours != theirs {
             return Some(format!("bounds are {theirs:?}, not {ours:?}"));
         }
+        let is_ours =
+            |id: EntryId| self.purged == Some(id) || self.entries.iter().any(|held| held.id == id);
+        if bounds.durable.is_some_and(|id| !is_ours(id)) {
+            return Some(format!("{:?} is durable, but not present", bounds.durable));
+        }
         if log.vote().map(|v| v.to_vec()) != self.vote.map(|v| vec![v]) {
             return Some(format!("the vote is {:?}, not {:?}", log.vote(), self.vote));
         }

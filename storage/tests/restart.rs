@@ -13,6 +13,7 @@ use logd_storage::vfs::{Fault, SimFs, Vfs};
 use logd_storage::{Captured, Disk, EntryId, Log, OpenError, StateSource};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn pump(disk: &Disk) {
     while disk.pump() {}
@@ -326,5 +327,47 @@ fn a_disk_that_is_dropped_has_stopped_writing_when_it_is_opened_again() {
         let disk = Disk::open(fs, Path::new(ROOT), options.clone(), &|_| {})
             .unwrap_or_else(|e| panic!("round {round}: {e}"));
         append(&log(&disk), 3);
+    }
+}
+
+#[test]
+fn checkpoints_under_way_lose_nothing_that_is_acknowledged_meanwhile() {
+    for seed in 1..40 {
+        let fs = SimFs::new(seed);
+        let shared: Arc<dyn Vfs> = Arc::new(fs.clone());
+        let options = logd_storage::DiskOptions {
+            pump: logd_storage::Pump::Threads,
+            checkpoint_every: std::time::Duration::from_secs(3_600),
+            ..disk_options()
+        };
+        let disk = Disk::open(shared, Path::new(ROOT), options, &|_| {}).unwrap();
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        fs.inject(Fault::PowerAfter(60 + seed * 7));
+        std::thread::scope(|scope| {
+            scope.spawn(|| while disk.checkpoint().is_ok() {});
+            let log = log(&disk);
+            for index in 0.. {
+                let told = acknowledged.clone();
+                let done: logd_storage::Done = Box::new(move |result| {
+                    if result.is_ok() {
+                        told.fetch_max(index + 1, Ordering::SeqCst);
+                    }
+                });
+                if log.append(vec![common::entry(index)], done).is_err() {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        });
+        drop(disk);
+        fs.reboot();
+        let disk = open(&fs).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let held = indexes(&log(&disk));
+        let acknowledged = acknowledged.load(Ordering::SeqCst);
+        assert!(
+            held.len() as u64 >= acknowledged && held.iter().copied().eq(0..held.len() as u64),
+            "seed {seed}: {acknowledged} were acknowledged, {} are there",
+            held.len()
+        );
     }
 }

@@ -471,3 +471,16 @@ pub fn append_one(log: &Log, term: u64, bytes: usize) {
     };
     log.append(vec![entry], Box::new(|_| {})).unwrap();
 }
+
+/// The entry of an index in a log where each has one record.
+pub fn entry(index: u64) -> Entry {
+    Entry {
+        id: EntryId { term: 1, index },
+        kind: Kind::Data,
+        base_offset: index as i64,
+        records: 1,
+        max_timestamp: -1,
+        head: Bytes::new(),
+        body: vec![index as u8; 300].into(),
+    }
+}
