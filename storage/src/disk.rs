@@ -23,11 +23,11 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Who does the work that is nobody's call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,6 +94,8 @@ pub(crate) struct DiskInner {
     /// One checkpoint at a time.
     checkpointing: Mutex<()>,
     space: Mutex<Option<(Instant, u64, u64)>>,
+    /// Whether the last look found room for new data: a change is said once.
+    had_room: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     _lock: Box<dyn Any + Send + Sync>,
 }
@@ -155,6 +157,7 @@ impl Disk {
             logs: Mutex::new(logs),
             checkpointing: Mutex::default(),
             space: Mutex::default(),
+            had_room: AtomicBool::new(true),
             threads: Mutex::default(),
             _lock: lock,
         };
@@ -253,6 +256,13 @@ impl Disk {
         let engine = &self.0.engine;
         let poisoned = engine.poison_reason();
         let room = free_bytes >= engine.options.reserve_bytes.max(1) && !engine.is_full();
+        // Looked at by every append: written only when it changes.
+        let had_room = &self.0.had_room;
+        if had_room.load(Ordering::Relaxed) != room
+            && had_room.swap(room, Ordering::Relaxed) != room
+        {
+            self.0.tell_room(room, free_bytes);
+        }
         Space {
             free_bytes,
             total_bytes,
@@ -345,6 +355,18 @@ impl DiskInner {
             if thread.join().is_err() {
                 warn!("a thread of the disk panicked");
             }
+        }
+    }
+
+    fn tell_room(&self, room: bool, free_bytes: u64) {
+        let (disk, reserve_bytes) = (
+            self.engine.root.display(),
+            self.engine.options.reserve_bytes,
+        );
+        if room {
+            info!(%disk, free_bytes, "there is room again: new data is accepted");
+        } else {
+            warn!(%disk, free_bytes, reserve_bytes, "the disk is nearly full: new data is refused until there is room; reads, deletions and group offsets go on");
         }
     }
 

@@ -188,12 +188,17 @@ impl Worker {
         match loaded {
             None => End::Closed,
             Some(Ok(groups)) => {
-                tracing::info!(
-                    partition = self.index,
-                    groups = groups.len(),
-                    epoch,
-                    "groups loaded"
-                );
+                // Most partitions of the offsets topic hold no group: fifty lines at each start say nothing.
+                if groups.is_empty() {
+                    tracing::debug!(partition = self.index, epoch, "no groups to load");
+                } else {
+                    tracing::info!(
+                        partition = self.index,
+                        groups = groups.len(),
+                        epoch,
+                        "groups loaded"
+                    );
+                }
                 Desk::new(self, log, epoch, groups).serve().await
             }
             Some(Err(why)) => {

@@ -15,6 +15,8 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+const EIO: i32 = 5;
+
 /// What survives or is lost as one.
 const SECTOR_BYTES: usize = 512;
 
@@ -23,7 +25,8 @@ const SECTOR_BYTES: usize = 512;
 pub enum Fault {
     /// Power goes during the n-th operation that changes anything (1 is the next one).
     PowerAfter(u64),
-    /// The n-th sync fails with EIO, later ones succeed and have synced nothing of what it lost.
+    /// The n-th sync or direct write fails with EIO, later ones succeed; of what it should have made durable some
+    /// sectors may be.
     SyncErrorOnce(u64),
     /// No more than this many bytes may be allocated in all.
     Space(u64),
@@ -219,14 +222,16 @@ impl Disk {
     fn write(&mut self, inode: u64, pos: usize, bytes: &[u8], durable: bool) -> io::Result<()> {
         self.room_for(inode, pos + bytes.len())?;
         let cut = self.operation()?;
+        self.syncs += u64::from(durable);
+        let fails = durable && !cut && self.sync_error_at == Some(self.syncs);
         let keep: Vec<bool> = sectors(pos, bytes.len())
-            .map(|_| cut && self.coin())
+            .map(|_| (cut || fails) && self.coin())
             .collect();
         let Some(file) = self.inodes.get_mut(&inode) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         put(&mut file.live, pos, bytes);
-        match (cut, durable) {
+        match (cut || fails, durable) {
             (false, true) => put(&mut file.durable, pos, bytes),
             (false, false) => file.pending.push(Pending::Write {
                 pos,
@@ -239,7 +244,11 @@ impl Disk {
                 torn.for_each(|(s, _)| put(&mut file.durable, pos + s.start, &bytes[s]));
             }
         }
-        if cut { Err(power_is_off()) } else { Ok(()) }
+        match (cut, fails) {
+            (true, _) => Err(power_is_off()),
+            (_, true) => Err(io::Error::from_raw_os_error(EIO)),
+            _ => Ok(()),
+        }
     }
 
     fn sync(&mut self, inode: u64) -> io::Result<()> {
@@ -255,7 +264,7 @@ impl Disk {
         if fails {
             // The kernel marks the pages clean: what failed to be written is never tried again.
             file.pending.clear();
-            return Err(io::Error::from_raw_os_error(5));
+            return Err(io::Error::from_raw_os_error(EIO));
         }
         for change in std::mem::take(&mut file.pending) {
             match change {
