@@ -121,6 +121,29 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost(
     }
 }
 
+/// Later writes and the checkpoint would cover up for an acknowledgement that came too early.
+#[test]
+fn power_gone_right_after_a_failed_sync_takes_nothing_acknowledged_along() {
+    for n in 1..40 {
+        let fs = SimFs::new(6);
+        fs.inject(Fault::SyncErrorOnce(n));
+        let mut world = World::default();
+        if let Ok(disk) = open(&fs) {
+            let mut rng = Rng(6);
+            for _ in 0..STEPS {
+                world.step(&disk, &mut rng);
+                if fs.has_failed_a_sync() {
+                    break;
+                }
+            }
+        }
+        assert!(fs.has_failed_a_sync(), "the workload syncs {n} times");
+        fs.reboot();
+        let disk = open(&fs).unwrap_or_else(|e| panic!("sync error at {n}: {e}"));
+        world.check(&disk, &format!("power cut after a sync error at {n}"));
+    }
+}
+
 #[test]
 fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     let fs = SimFs::new(4);

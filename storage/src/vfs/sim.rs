@@ -134,6 +134,12 @@ impl SimFs {
         self.0.lock().operations
     }
 
+    /// Whether the error of [`Fault::SyncErrorOnce`] has struck.
+    pub fn has_failed_a_sync(&self) -> bool {
+        let disk = self.0.lock();
+        disk.sync_error_at.is_some_and(|at| disk.syncs >= at)
+    }
+
     /// Takes the power away now, if it is not away yet, and starts again on what survived.
     pub fn reboot(&self) {
         self.0.lock().reboot();
