@@ -8,6 +8,7 @@
 mod broker;
 mod latency;
 mod lifecycle;
+mod page_cache;
 mod report;
 mod throughput;
 

@@ -4,6 +4,7 @@
 //! broker's own, per GB (10^9 bytes) of record values. Not here: latency, which saturation would distort.
 
 use crate::broker::Target;
+use crate::page_cache::PageCache;
 use crate::report::{Rounds, head, ratio, row};
 use crate::{Brokers, Client};
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,9 @@ pub(crate) struct Options {
     /// How long a run lasts, at the warm-up's speed
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// Keep the page cache full with a sparse file of this many GB (2^30), read again before each run
+    #[arg(long, value_name = "GB", default_value_t = 0)]
+    page_cache: u64,
     /// Also measure librdkafka's mock broker: no disk, in the client's process, the client's ceiling
     #[arg(long)]
     mock: bool,
@@ -87,15 +91,16 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         "ratio",
         "anonymous MB, most",
     ]);
+    let cache = PageCache::new(options.page_cache)?;
     for workload in WORKLOADS.iter().filter(|w| w.name.contains(&options.only)) {
-        measure(options, workload)
+        measure(options, cache.as_ref(), workload)
             .await
             .with_context(|| workload.name.to_owned())?;
     }
     Ok(())
 }
 
-async fn measure(options: &Options, workload: &Workload) -> Result<()> {
+async fn measure(options: &Options, cache: Option<&PageCache>, workload: &Workload) -> Result<()> {
     let targets = &options.brokers.targets;
     let mut shown: Vec<Shown> = targets.iter().map(|_| Shown::default()).collect();
     let mut ceiling = Rounds::default();
@@ -104,6 +109,7 @@ async fn measure(options: &Options, workload: &Workload) -> Result<()> {
         for (n, target) in targets.iter().enumerate() {
             let topic = format!("bench-{}-{round}", std::process::id());
             target.create_topic(&topic, workload.partitions).await?;
+            cache.map_or(Ok(()), PageCache::fill)?;
             let warm_up = round == 0;
             let count = if warm_up {
                 (1 << 30) / u64::from(workload.size)

@@ -170,7 +170,7 @@ impl Coordinator {
         }
     }
 
-    /// Keeps the gauges of groups and members true to within a few seconds, until it is dropped.
+    /// Keeps the gauges of groups and members true to within ten seconds, until it is dropped.
     pub async fn keep_counted(self: Arc<Self>) {
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
