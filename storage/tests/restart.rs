@@ -342,10 +342,10 @@ fn checkpoints_under_way_lose_nothing_that_is_acknowledged_meanwhile() {
         };
         let disk = Disk::open(shared, Path::new(ROOT), options, &|_| {}).unwrap();
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let written = log(&disk);
         fs.inject(Fault::PowerAfter(60 + seed * 7));
         std::thread::scope(|scope| {
             scope.spawn(|| while disk.checkpoint().is_ok() {});
-            let log = log(&disk);
             for index in 0.. {
                 let told = acknowledged.clone();
                 let done: logd_storage::Done = Box::new(move |result| {
@@ -353,13 +353,13 @@ fn checkpoints_under_way_lose_nothing_that_is_acknowledged_meanwhile() {
                         told.fetch_max(index + 1, Ordering::SeqCst);
                     }
                 });
-                if log.append(vec![common::entry(index)], done).is_err() {
+                if written.append(vec![common::entry(index)], done).is_err() {
                     return;
                 }
                 std::thread::yield_now();
             }
         });
-        drop(disk);
+        drop((written, disk));
         fs.reboot();
         let disk = open(&fs).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let held = indexes(&log(&disk));
