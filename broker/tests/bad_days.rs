@@ -47,7 +47,7 @@ async fn stopping_does_not_wait_for_what_is_parked() {
     let stopped = tokio::task::spawn_blocking(move || broker.terminate());
     let (status, took) = stopped.await.expect("it stops");
     assert!(status.success(), "{status}");
-    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    assert!(took < PATIENCE, "it took {took:?}");
     let fetched = parked.await.expect("it was answered");
     assert_eq!(fetched.responses[0].partitions[0].error_code, 0);
     let joined = joining.await.expect("it was answered");
@@ -85,7 +85,7 @@ async fn answers_given_at_a_stop_arrive_although_more_requests_lie_unread() {
     drop(socket);
     let (status, took) = stopped.await.expect("it stops");
     assert!(
-        status.success() && took < Duration::from_secs(10),
+        status.success() && took < PATIENCE,
         "{status} after {took:?}"
     );
 }
@@ -110,11 +110,7 @@ async fn announcements_of_a_hundred_megabytes_cost_nothing_and_stop_nobody() {
         let request = produce(TOPIC, -1, 30_000, vec![batch_of(1, 900_000)]);
         assert_eq!(produced(&mut socket, &request).await[0].error_code, 0);
     }
-    assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     let grown = broker.metric("logd_process_anonymous_memory_bytes") - before;
     assert!(grown < 100e6, "{grown} bytes more");
 }
@@ -211,6 +207,24 @@ async fn a_topic_that_is_deleted_and_made_again_under_its_users_is_another_topic
             .all(|code| retriable.iter().any(|r| r.code() == *code)),
         "{seen:?}"
     );
+}
+
+#[tokio::test]
+async fn a_deleted_topic_gives_its_space_back() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, TOPIC, 4, &[]).await;
+    let request = produce(TOPIC, -1, 30_000, vec![batch_of(1, 500_000)]);
+    assert_eq!(produced(&mut socket, &request).await[0].error_code, 0);
+    let read = ask(&mut socket, &fetch(TOPIC, 0, 1, 0), FETCH_VERSION).await;
+    assert_eq!(read.responses[0].partitions[0].error_code, 0);
+    delete(&mut socket, TOPIC).await;
+    // An unlinked file that is still open or mapped takes its space until the process ends.
+    let begun = Instant::now();
+    while let Some(held) = broker.deleted_files().first() {
+        assert!(begun.elapsed() < PATIENCE, "{held} is still held");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

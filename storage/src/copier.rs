@@ -309,7 +309,11 @@ fn finish(engine: &Engine, job: Job) {
                 Err(error) => {
                     warn!(path = %from.display(), %error, "a deleted log's files stay until the next start");
                 }
-                Ok(()) => engine.call_keeper(),
+                Ok(()) => {
+                    // Nobody needs them synced; holding them open would keep their space.
+                    engine.dirty.lock().retain(|segment| segment.key != key);
+                    engine.call_keeper();
+                }
             }
         }
     }

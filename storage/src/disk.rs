@@ -231,7 +231,7 @@ impl Disk {
     pub fn delete_log(&self, key: LogKey) -> Result<(), WriteError> {
         let engine = &self.0.engine;
         engine.check()?;
-        let op = {
+        let (log, op) = {
             let mut logs = self.0.logs.lock();
             let Some(log) = logs.get(&key).cloned() else {
                 return Ok(());
@@ -242,8 +242,12 @@ impl Disk {
             // Queued before the log is out of sight: a checkpoint without it waits for its deletion.
             log.submit(&mut state, Operation::Delete, Vec::new(), Box::new(|_| {}));
             logs.remove(&key);
-            state.last_op
+            let op = state.last_op;
+            drop(state);
+            (log, op)
         };
+        // Its owner holds the log, and the log its owner: as long as they do, the files keep their space.
+        *log.source.lock() = None;
         engine.wait_durable(op).map_err(|gone| match gone {
             Gone::Poisoned => WriteError::Poisoned(engine.poison_reason().unwrap_or_default()),
             Gone::Closed => WriteError::Closed,

@@ -233,6 +233,42 @@ impl StateSource for Source {
     }
 }
 
+/// An owner as the broker's are: it holds the log whose state it is.
+struct Owner {
+    _log: Log,
+    gone: Arc<AtomicU64>,
+}
+
+impl StateSource for Owner {
+    fn capture(&self) -> Option<Captured> {
+        None
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.gone.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// It and its log held each other: every deleted topic kept its files open, and their space, until a restart.
+#[test]
+fn a_deleted_log_lets_go_of_its_owner() {
+    let fs = SimFs::new(1);
+    let disk = open(&fs).unwrap();
+    let written = log(&disk);
+    append(&written, 3);
+    pump(&disk);
+    let gone = Arc::new(AtomicU64::new(0));
+    written.set_state_source(Arc::new(Owner {
+        _log: written.clone(),
+        gone: gone.clone(),
+    }));
+    drop(written);
+    disk.delete_log(key(0)).unwrap();
+    assert_eq!(gone.load(Ordering::SeqCst), 1);
+}
+
 fn refused(fs: &SimFs, path: &Path) {
     match open(fs) {
         Err(OpenError::Corrupt { path: named, .. }) => assert_eq!(named, path),
