@@ -122,6 +122,13 @@ impl Broker {
         value.unwrap_or(0.0)
     }
 
+    /// Folders of logs that are there, or on their way out.
+    pub fn logs_and_trash(&self) -> Vec<std::path::PathBuf> {
+        let folders = ["logs", "trash"].map(|name| std::fs::read_dir(self.data.path().join(name)));
+        let entries = folders.into_iter().flatten().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    }
+
     /// Files of its data directory that have no name any more but are open or mapped.
     pub fn deleted_files(&self) -> Vec<String> {
         let proc = std::path::PathBuf::from(format!("/proc/{}", self.pid()));
