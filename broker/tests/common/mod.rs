@@ -6,6 +6,7 @@ pub mod requests;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,10 +22,20 @@ pub struct Broker {
     environment: Vec<(String, String)>,
 }
 
-/// A port nobody has now. Somebody might take it before the broker does; tests then fail loudly.
+/// A port nobody has now, of those that the kernel gives to nobody by itself: one of its own choice could
+/// become some connection's before the broker binds it, or meet itself while we wait for the broker.
 fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
+    const PORTS: std::ops::Range<u32> = 16_000..32_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(64);
+    for _ in PORTS {
+        let offset = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, (PORTS.start + offset) as u16));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port of {PORTS:?} is free");
 }
 
 fn spawn(
@@ -66,7 +77,7 @@ impl Broker {
         let data = tempfile::tempdir().expect("a folder");
         let (kafka, admin) = (free_port(), free_port());
         let process = spawn(kafka, admin, data.path(), &environment);
-        let broker = Self {
+        let mut broker = Self {
             process,
             kafka,
             admin,
@@ -77,9 +88,10 @@ impl Broker {
         broker
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) {
         let begun = Instant::now();
         while std::net::TcpStream::connect(self.kafka).is_err() {
+            assert!(self.is_alive(), "the broker ended at its start");
             assert!(
                 begun.elapsed() < PATIENCE,
                 "the broker does not listen on {}",
