@@ -144,9 +144,9 @@ impl Broker {
     /// Files of its data directory that have no name any more but are open or mapped.
     pub fn deleted_files(&self) -> Vec<String> {
         let proc = std::path::PathBuf::from(format!("/proc/{}", self.pid()));
-        let maps = std::fs::read_to_string(proc.join("maps")).unwrap_or_default();
+        let maps = std::fs::read_to_string(proc.join("maps")).expect("its maps");
         let mut held: Vec<String> = maps.lines().map(str::to_owned).collect();
-        for fd in std::fs::read_dir(proc.join("fd")).into_iter().flatten() {
+        for fd in std::fs::read_dir(proc.join("fd")).expect("its descriptors") {
             let target = fd.and_then(|fd| std::fs::read_link(fd.path()));
             held.extend(target.map(|t| t.display().to_string()));
         }

@@ -94,29 +94,39 @@ async fn stock(admin: &Admin, topics: &[TopicInfo]) -> String {
     let mut table = Table::new(&["TOPIC", ">PARTITIONS", ">RECORDS", "GROUPS"]);
     let readers = readers(admin).await;
     for topic in topics {
-        let groups = readers
-            .iter()
-            .filter(|(_, read)| read.contains(&topic.name));
-        let groups: Vec<&str> = groups.map(|(group, _)| group.as_str()).collect();
         table.row([
             topic.name.clone(),
             topic.partitions.len().to_string(),
             or_dash(records(admin, topic).await),
-            groups.join(","),
+            groups_of(&topic.name, readers.as_deref()),
         ]);
     }
     table.render()
 }
 
-/// By group, the topics it has committed. What cannot be found out is left out: this is only to help
-/// somebody decide.
-async fn readers(admin: &Admin) -> Vec<(String, Vec<String>)> {
+/// The groups that have read a topic. Nobody should say yes because a question went unanswered.
+fn groups_of(topic: &str, readers: Option<&[Reader]>) -> String {
+    let Some(readers) = readers else {
+        return "unknown".to_owned();
+    };
+    let readers = readers
+        .iter()
+        .filter(|(_, read)| read.iter().any(|t| t == topic));
+    let groups: Vec<&str> = readers.map(|(group, _)| group.as_str()).collect();
+    groups.join(",")
+}
+
+/// A group, and the topics it has committed.
+type Reader = (String, Vec<String>);
+
+/// All of them, or nothing if one could not be asked.
+async fn readers(admin: &Admin) -> Option<Vec<Reader>> {
     let mut readers = Vec::new();
-    for group in admin.list_groups().await.unwrap_or_default() {
-        let committed = admin.group_offsets(&group.id).await.unwrap_or_default();
+    for group in admin.list_groups().await.ok()? {
+        let committed = admin.group_offsets(&group.id).await.ok()?;
         readers.push((group.id, committed.into_iter().map(|at| at.topic).collect()));
     }
-    readers
+    Some(readers)
 }
 
 async fn records(admin: &Admin, topic: &TopicInfo) -> Option<i64> {
@@ -146,6 +156,17 @@ fn is_yes(answer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_that_could_not_be_asked_are_not_no_groups() {
+        let readers = [
+            ("a".to_owned(), vec!["t".to_owned(), "u".to_owned()]),
+            ("b".to_owned(), vec!["t".to_owned()]),
+        ];
+        assert_eq!(groups_of("t", Some(&readers)), "a,b");
+        assert_eq!(groups_of("v", Some(&readers)), "");
+        assert_eq!(groups_of("t", None), "unknown");
+    }
 
     #[test]
     fn only_yes_is_yes() {
