@@ -14,6 +14,7 @@ use crate::identity::replace;
 use crate::log::LogInner;
 use crate::segment::{Origin, SegmentFile};
 use crate::state::{Captured, LogOptions, Segment, State, TermStart};
+use crate::vfs::is_shortage;
 use crate::wal::{self, Position};
 use crate::{EntryId, LogKey};
 use bytes::Bytes;
@@ -410,7 +411,12 @@ fn sync(engine: &Engine) -> Result<(), CheckpointError> {
     match failed.into_inner().or(dirs_failed).or(parent_failed) {
         None => Ok(()),
         Some((path, source)) => {
-            engine.poison(format!("syncing {}: {source}", path.display()));
+            if is_shortage(&source) {
+                // A folder could not be opened, so it was not synced either: the next checkpoint does it.
+                engine.dirty_dirs.lock().extend(dirs);
+            } else {
+                engine.poison(format!("syncing {}: {source}", path.display()));
+            }
             Err(CheckpointError::Io {
                 what: "sync",
                 path,
@@ -433,7 +439,7 @@ fn write(engine: &Engine, position: Position, images: &Images) -> Result<(), Che
     let sum = crc(disk_seed(engine.identity.id), &put.0);
     put.u32(sum);
     replace(&engine.fs, &engine.root, FILE, &put.0).map_err(|source| {
-        if source.kind() != io::ErrorKind::StorageFull {
+        if !is_shortage(&source) {
             engine.poison(format!(
                 "writing the checkpoint in {}: {source}",
                 engine.root.display()

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::group::{self, HEADER_BYTES, Operation};
 use crate::log::LogInner;
 use crate::segment::{Copy, SegmentFile};
+use crate::vfs::is_shortage;
 use crate::wal::{Aligned, Wal};
 use crate::{DiskOptions, Done, EntryId};
 use parking_lot::{Condvar, Mutex};
@@ -185,7 +186,7 @@ impl Committer {
         let len = group::group_bytes(weight);
         match self.wal.make_room(len, &engine.shelf) {
             Ok(()) => engine.committer_full.store(false, Ordering::Release),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+            Err(e) if is_shortage(&e) => {
                 self.held = Some((first_op, staged));
                 engine.committer_full.store(true, Ordering::Release);
                 return Step::NoSpace;

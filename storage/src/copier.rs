@@ -10,6 +10,7 @@ use crate::commit::Step;
 use crate::engine::Engine;
 use crate::log::LogInner;
 use crate::segment::{Copy, SegmentFile, Written, damage};
+use crate::vfs::is_shortage;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -182,7 +183,7 @@ impl Copier {
             };
             match write(engine, &batch) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                Err(e) if is_shortage(&e) => {
                     self.hold(batch);
                     for id in &order[at + 1..] {
                         if let Some(batch) = batches.remove(id) {

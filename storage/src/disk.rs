@@ -13,10 +13,11 @@ use crate::error::{CheckpointError, OpenError, OpenLogError, WriteError};
 use crate::group::Operation;
 use crate::identity::{self, DiskIdentity};
 use crate::log::{Log, LogInner};
+use crate::open_files::OPEN_SEGMENTS_MAX;
 use crate::recovery::{self, Logs};
 use crate::state::{LogOptions, State};
 use crate::stats::DiskStats;
-use crate::vfs::Vfs;
+use crate::vfs::{Vfs, is_shortage};
 use crate::{LogKey, wal};
 use parking_lot::Mutex;
 use std::any::Any;
@@ -43,13 +44,15 @@ pub enum Pump {
 pub struct DiskOptions {
     /// Size of one file of the write-ahead log; an entry must fit into it.
     pub wal_file_bytes: u64,
-    /// Space for the write-ahead log; a checkpoint is due at half of it.
+    /// Space for the write-ahead log; a checkpoint is due at a quarter of it.
     pub wal_budget_bytes: u64,
     pub checkpoint_every: Duration,
     /// Memory for entries that are not in their segment yet; beyond it the disk says that it is saturated.
     pub tail_budget_bytes: usize,
     /// Free space below which [`Space::accepting`] is false.
     pub reserve_bytes: u64,
+    /// Segments open at once; each may take two descriptors and two maps.
+    pub open_segments_max: usize,
     pub pump: Pump,
 }
 
@@ -61,6 +64,7 @@ impl Default for DiskOptions {
             checkpoint_every: Duration::from_secs(10),
             tail_budget_bytes: 32 << 20,
             reserve_bytes: 256 << 20,
+            open_segments_max: OPEN_SEGMENTS_MAX,
             pump: Pump::Threads,
         }
     }
@@ -370,7 +374,7 @@ impl DiskInner {
         if room {
             info!(%disk, free_bytes, "there is room again: new data is accepted");
         } else {
-            warn!(%disk, free_bytes, reserve_bytes, "the disk is nearly full: new data is refused until there is room; reads, deletions and group offsets go on");
+            warn!(%disk, free_bytes, reserve_bytes, "free space or file descriptors run out: new data is refused until there is room; reads, deletions and group offsets go on");
         }
     }
 
@@ -448,7 +452,7 @@ fn keep(engine: &Engine, disk: &Weak<DiskInner>) {
 fn prepare_ahead(engine: &Engine) {
     match wal::prepare_ahead(&engine.wal_folder, &engine.shelf, true) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+        Err(error) if is_shortage(&error) => {
             debug!(%error, "no file made ready ahead");
         }
         // It may have been a sync, and those are not tried again.

@@ -8,7 +8,7 @@
 use crate::commit::{CLOSED, CommitQueue, Committer};
 use crate::copier::{Copier, CopyQueue};
 use crate::error::WriteError;
-use crate::open_files::{OPEN_SEGMENTS_MAX, OpenFiles};
+use crate::open_files::OpenFiles;
 use crate::segment::{Origin, SegmentFile};
 use crate::stats::Stats;
 use crate::vfs::Vfs;
@@ -139,7 +139,7 @@ impl Engine {
             tail_bytes: AtomicUsize::new(0),
             dirty: Mutex::default(),
             dirty_dirs: Mutex::default(),
-            open_files: Arc::new(OpenFiles::new(OPEN_SEGMENTS_MAX)),
+            open_files: Arc::new(OpenFiles::new(options.open_segments_max)),
             // The start's number makes it unique for ever without being written anywhere.
             next_segment: AtomicU64::new(identity.start << 32),
             stats: Stats::default(),

@@ -19,6 +19,17 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+/// True if something ran short before anything was done, free space or file descriptors: it may be tried
+/// again, and the disk has not failed. Never true of a sync or of a write under way that the kernel took.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    /// `ENFILE` and `EMFILE`: too many open files in the system, in the process.
+    const DESCRIPTORS: [i32; 2] = [23, 24];
+    error.kind() == io::ErrorKind::StorageFull
+        || error
+            .raw_os_error()
+            .is_some_and(|code| DESCRIPTORS.contains(&code))
+}
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Open {

@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{ROOT, append_one, disk_options, key, log_options, open};
+use common::{ROOT, Rng, World, append_one, disk_options, key, log_options, open};
 use logd_storage::vfs::{Fault, SimFs, Vfs};
 use logd_storage::{Disk, DiskOptions, EntryId, Pump};
 use std::path::Path;
@@ -116,4 +116,32 @@ fn retention_and_deletion_give_space_back_to_copies_that_wait_for_it() {
             .all(|f| !f.to_string_lossy().contains(&format!("logs/{}", key(1)))),
         "the deleted log is in the trash"
     );
+}
+
+/// Found by hand: connections that took every descriptor had the disk declared failed, and the broker ended.
+#[test]
+fn descriptors_that_run_out_for_a_while_end_nothing_and_lose_nothing() {
+    for seed in 1..40 {
+        let fs = SimFs::new(seed);
+        let disk = open(&fs).unwrap();
+        let mut rng = Rng(seed);
+        let mut world = World::default();
+        for step in 0..90 {
+            // Gone for ten steps of every thirty, in which segments, files of the log and checkpoints come due.
+            fs.inject(Fault::Descriptors(step % 30 >= 20));
+            world.step(&disk, &mut rng);
+            assert_eq!(disk.space().poisoned, None, "seed {seed}, step {step}");
+        }
+        fs.inject(Fault::Descriptors(false));
+        while disk.pump() {}
+        disk.checkpoint().unwrap();
+        assert!(disk.space().accepting, "seed {seed}");
+        world.check(&disk, &format!("seed {seed}, with descriptors again"));
+        drop(disk);
+        fs.reboot();
+        world.check(
+            &open(&fs).unwrap(),
+            &format!("seed {seed}, after a power cut"),
+        );
+    }
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 
 /// What survives or is lost as one.
 const SECTOR_BYTES: usize = 512;
@@ -30,6 +31,8 @@ pub enum Fault {
     SyncErrorOnce(u64),
     /// No more than this many bytes may be allocated in all.
     Space(u64),
+    /// Whether descriptors have run out: nothing can be opened.
+    Descriptors(bool),
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +82,7 @@ struct Disk {
     power_at: Option<u64>,
     sync_error_at: Option<u64>,
     space: Option<u64>,
+    descriptors_gone: bool,
 }
 
 /// The simulated file system. Clones share the disk.
@@ -126,6 +130,7 @@ impl SimFs {
             Fault::PowerAfter(n) => disk.power_at = Some(disk.operations + n),
             Fault::SyncErrorOnce(n) => disk.sync_error_at = Some(disk.syncs + n),
             Fault::Space(bytes) => disk.space = Some(bytes),
+            Fault::Descriptors(gone) => disk.descriptors_gone = gone,
         }
     }
 
@@ -197,6 +202,15 @@ impl Disk {
         let cut = self.power_at.is_some_and(|at| self.operations >= at);
         self.off |= cut;
         Ok(cut)
+    }
+
+    /// Whether anything can be opened now.
+    fn descriptor(&self) -> io::Result<()> {
+        match (self.off, self.descriptors_gone) {
+            (true, _) => Err(power_is_off()),
+            (false, true) => Err(io::Error::from_raw_os_error(EMFILE)),
+            (false, false) => Ok(()),
+        }
     }
 
     fn alive(&self, boot: u64) -> io::Result<()> {
@@ -362,6 +376,7 @@ impl Disk {
         }
         self.locks.clear();
         (self.power_at, self.sync_error_at, self.off) = (None, None, false);
+        self.descriptors_gone = false;
         self.boot += 1;
     }
 
@@ -438,9 +453,7 @@ fn sectors(pos: usize, len: usize) -> impl Iterator<Item = std::ops::Range<usize
 impl Vfs for SimFs {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn VfsFile>> {
         let mut disk = self.0.lock();
-        if disk.off {
-            return Err(power_is_off());
-        }
+        disk.descriptor()?;
         let inode = match disk.names.get(path).copied() {
             Some(_) if how.create_new => return Err(io::ErrorKind::AlreadyExists.into()),
             Some(inode) => inode,
@@ -481,7 +494,8 @@ impl Vfs for SimFs {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.0.lock();
-        if !disk.off && !disk.dirs.contains(path) {
+        disk.descriptor()?;
+        if !disk.dirs.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
         disk.sync_dir(path)
