@@ -6,6 +6,7 @@ pub mod banner;
 pub mod cli;
 pub mod logging;
 pub mod node;
+pub mod open_files;
 
 pub mod admin;
 pub mod server;

@@ -7,6 +7,7 @@ use logd::cli::{Cli, Command, ConfigAction, check, print};
 use logd::config::Config;
 use logd::logging;
 use logd::node::Node;
+use logd::open_files;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,9 +17,6 @@ use tracing::{error, info, warn};
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// Open files wanted: connections, segments, and room. The hard limit may give less.
-const OPEN_FILES: u64 = 1 << 20;
 
 /// A shell's word for "ended by SIGTERM": what a signal while starting or stopping comes to.
 const CUT_SHORT: u8 = 143;
@@ -49,9 +47,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             action: ConfigAction::Check,
         }) => say(&check(&cli.settings)?),
         None => {
-            let config = cli.settings.resolve()?;
+            let mut config = cli.settings.resolve()?;
             logging::start(&config)?;
-            raise_open_files();
+            open_files::fit(&mut config, open_files::raise_limit());
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()
@@ -116,29 +114,4 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 fn cut_short(why: &str) -> anyhow::Result<ExitCode> {
     warn!("{why}: exiting at once; the next start recovers");
     std::process::exit(i32::from(CUT_SHORT))
-}
-
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    let wanted = now.maximum.map_or(OPEN_FILES, |max| max.min(OPEN_FILES));
-    if now.current.is_some_and(|current| current >= wanted) {
-        return;
-    }
-    match setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(wanted),
-            maximum: now.maximum,
-        },
-    ) {
-        Ok(()) => info!(
-            from = now.current,
-            to = wanted,
-            "limit of open files raised"
-        ),
-        Err(error) => {
-            warn!(limit = now.current, %error, "limit of open files stays; many connections or partitions may not fit")
-        }
-    }
 }

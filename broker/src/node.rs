@@ -371,12 +371,14 @@ async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), S
 }
 
 fn disk_options(storage: &StorageConfig) -> DiskOptions {
+    let wanted = DiskOptions::default();
     DiskOptions {
         wal_budget_bytes: storage.wal_budget_bytes,
         tail_budget_bytes: storage.tail_budget_bytes,
         reserve_bytes: storage.reserve_bytes,
         checkpoint_every: storage.checkpoint_interval,
-        ..DiskOptions::default()
+        open_segments_max: storage.open_segments_max.min(wanted.open_segments_max),
+        ..wanted
     }
 }
 

@@ -8,7 +8,7 @@
 mod common;
 
 use common::requests::*;
-use common::{Broker, PATIENCE};
+use common::{Broker, OPEN_FILES, PATIENCE};
 use logd_proto::ErrorCode;
 use logd_proto::api::encode_request;
 use logd_proto::message;
@@ -145,6 +145,39 @@ async fn a_client_that_never_reads_takes_no_memory_and_stops_nobody() {
             .as_ref()
             .is_some_and(|r| r.len() > 900_000)
     );
+}
+
+#[tokio::test]
+async fn connections_do_not_take_the_descriptors_that_the_disk_needs() {
+    let often = ("LOGD_STORAGE__CHECKPOINT_INTERVAL_MS", "200");
+    let mut broker = Broker::start_with(&[(OPEN_FILES, "400"), often]);
+    let mut socket = broker.connect().await;
+    let mut idle = Vec::new();
+    for _ in 0..500 {
+        idle.push(broker.connect().await);
+    }
+    // Folders and segments are made, and checkpoints taken, while nobody else gets in.
+    create(&mut socket, TOPIC, 20, &[("segment.bytes", "16384")]).await;
+    for _ in 0..20 {
+        let batches = (0..20).map(|_| batch_of(1, 20_000)).collect();
+        for answer in produced(&mut socket, &produce(TOPIC, -1, 30_000, batches)).await {
+            assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(broker.is_alive());
+    drop(idle);
+    let begun = Instant::now();
+    loop {
+        let mut late = broker.connect().await;
+        let frame = encode_request(&fetch(TOPIC, 0, 1, 0), FETCH_VERSION, 1, None);
+        let frame = frame.expect("it encodes").to_bytes();
+        if common::exchange(&mut late, &frame).await.is_ok() {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "others get in again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

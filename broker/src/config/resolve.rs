@@ -83,6 +83,8 @@ pub struct StorageConfig {
     pub wal_budget_bytes: u64,
     pub tail_budget_bytes: usize,
     pub reserve_bytes: u64,
+    /// As many as storage wants, unless the limit of open files says less.
+    pub open_segments_max: usize,
     pub checkpoint_interval: Duration,
     pub retention_check_interval: Duration,
 }
@@ -153,6 +155,7 @@ impl TryFrom<Raw> for Config {
                 wal_budget_bytes: s.wal_budget_bytes,
                 tail_budget_bytes: s.tail_budget_bytes,
                 reserve_bytes: s.reserve_bytes,
+                open_segments_max: usize::MAX,
                 checkpoint_interval: Duration::from_millis(s.checkpoint_interval_ms),
                 retention_check_interval: Duration::from_millis(s.retention_check_interval_ms),
             },

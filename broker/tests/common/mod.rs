@@ -14,6 +14,9 @@ use tokio::net::TcpStream;
 /// How long a test waits for anything before it says what it waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Among the environment of a test's broker: its limit of open files.
+pub const OPEN_FILES: &str = "TEST_OPEN_FILES";
+
 pub struct Broker {
     process: Child,
     pub kafka: SocketAddr,
@@ -44,7 +47,12 @@ fn spawn(
     data: &Path,
     environment: &[(String, String)],
 ) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_logd"))
+    // A test may lower the limit of open files, which only a shell can do for a program to come.
+    let limit = environment.iter().find(|(name, _)| name == OPEN_FILES);
+    let limit = limit.map_or_else(String::new, |(_, files)| format!("ulimit -n {files} && "));
+    Command::new("sh")
+        .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_logd"))
         .args([
             "--kafka-addr",
             &kafka.to_string(),
