@@ -499,7 +499,9 @@ impl State {
 
     /// True if nothing of the log stays when a snapshot up to `upto` is put below it.
     pub fn replaced_by(&self, upto: EntryId) -> Result<bool, ReadError> {
-        let ours = self.fenced.is_none() && self.row(upto.index)?.is_some_and(|r| r.id() == upto);
+        // The end of what was purged is ours too: there is no row of it any more, but what follows fits.
+        let ours = self.fenced.is_none()
+            && (self.purged == Some(upto) || self.row(upto.index)?.is_some_and(|r| r.id() == upto));
         Ok(!ours || self.last == Some(upto))
     }
 
