@@ -54,10 +54,14 @@ pub struct Flags {
     /// Broker to broker (rpc.addr).
     #[arg(long, value_name = "HOST:PORT", global = true)]
     pub rpc_addr: Option<String>,
+    /// What other brokers are told to connect to, if not the address that is bound (rpc.advertise).
+    #[arg(long, value_name = "HOST:PORT", global = true)]
+    pub rpc_advertise: Option<String>,
     /// What clients are told to connect to (kafka.advertise).
     #[arg(long, value_name = "HOST:PORT", global = true)]
     pub advertise: Option<String>,
-    /// Other brokers, separated by commas (node.seeds); not in this version.
+    /// Broker-to-broker addresses of the cluster's first brokers, this one's among them, separated by
+    /// commas; the same on each (node.seeds).
     #[arg(long, value_name = "HOST:PORT,...", global = true)]
     pub seed: Option<String>,
     /// Listen beyond loopback although nobody who connects is asked who they are (node.insecure).
@@ -73,6 +77,7 @@ impl Flags {
             ("kafka.addr", "--kafka-addr", &self.kafka_addr),
             ("admin.addr", "--admin-addr", &self.admin_addr),
             ("rpc.addr", "--rpc-addr", &self.rpc_addr),
+            ("rpc.advertise", "--rpc-advertise", &self.rpc_advertise),
             ("kafka.advertise", "--advertise", &self.advertise),
             ("node.seeds", "--seed", &self.seed),
             ("node.insecure", "--insecure", &insecure),

@@ -16,6 +16,7 @@ pub mod group;
 
 pub mod cluster;
 pub mod partition;
+pub mod peers;
 pub mod raft;
 
 pub mod config;

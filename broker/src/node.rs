@@ -5,11 +5,15 @@
 
 use crate::admin::{AdminListener, Health, Phase};
 use crate::api::{Api, Services, Settings};
-use crate::cluster::{BrokerSpec, Cluster, Me, Reconciler, RpcListener, SpecOf, Topic};
+use crate::cluster::{
+    self, BrokerSpec, Claims, Cluster, Door, Leaders, Reconciler, SpecOf, Surroundings, Topic,
+};
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
 use crate::partition::{Clock, Registry, Spec, keep_retention};
+use crate::peers::{Peers, RpcListener, Served};
+use crate::raft::{Exchange, Links, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
 use crate::topic_config::TopicDefaults;
 use logd_storage::vfs::RealFs;
@@ -49,8 +53,8 @@ pub enum StartError {
         path: PathBuf,
         source: Box<logd_storage::OpenError>,
     },
-    #[error("the metadata cannot be loaded: {0}")]
-    Metadata(#[from] crate::cluster::StartError),
+    #[error("this broker does not come to its cluster: {0}")]
+    Cluster(#[from] cluster::StartError),
     #[error("a task of the start ended badly: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -126,19 +130,45 @@ impl Node {
         let (disk, failed) = open_disk(&config, &health).await?;
         let registry = Arc::new(Registry::default());
         let (done, reconciled) = watch::channel(0);
-        let cluster = Cluster::start(
-            &disk,
-            broker_spec(&config, &disk, &bound),
-            registry.clone(),
+        let leaders = Arc::new(Leaders::default());
+        let identity = disk.identity();
+        let seeds = config.node.seeds.clone();
+        let door = Door::new(identity.id, identity.start, seeds, leaders.clone());
+        let exchange = Exchange::default();
+        let served = Served {
+            household: door.clone(),
+            exchange: exchange.clone(),
+        };
+        // Before this broker belongs to a cluster: forming one takes answers from everybody.
+        spawn_rpc(rpc, served, &stop, &mut tasks);
+        let peers = Peers::new(door.clone());
+        let links = Links {
+            transport: Arc::new(peers.clone()),
+            exchange,
+        };
+        let around = Surroundings {
+            disk: disk.clone(),
+            data_dir: config.node.data_dir.clone(),
+            registry: registry.clone(),
             reconciled,
-        )
-        .await?;
-        let spec = partition_spec(&config, &cluster, &disk, bound.rpc);
+            door,
+            peers: peers.clone(),
+            links: links.clone(),
+        };
+        let cluster = cluster::start(broker_spec(&config, &disk, &bound), around).await?;
+        let claims = Arc::new(Claims::default());
+        let spec = partition_spec(&config, &cluster, &claims, links);
+        let data_dir = config.node.data_dir.clone();
+        tasks.spawn(cluster::follow_brokers(cluster.clone(), data_dir));
+        tasks.spawn(cluster::keep_metadata_members(cluster.clone()));
+        tasks.spawn(cluster::publish_leaders(leaders, cluster.node_id(), peers));
+        tasks.spawn(claims.clone().keep(cluster.clone(), registry.clone()));
         let reconciler = Reconciler {
             cluster: cluster.clone(),
             registry: registry.clone(),
             disk: disk.clone(),
             spec,
+            claims,
             done,
         };
         reconciler.round(&cluster.view()).await;
@@ -150,12 +180,6 @@ impl Node {
             config.storage.retention_check_interval,
             clock,
         ));
-        let me = Me {
-            cluster_id: cluster.cluster_id().to_owned(),
-            node_id: cluster.node_id(),
-            disk_incarnation: disk.identity().id,
-        };
-        spawn_rpc(rpc, me, &stop, &mut tasks);
         tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
@@ -293,8 +317,13 @@ async fn open_admin(
     Ok(bound)
 }
 
-fn spawn_rpc(rpc: RpcListener, me: Me, stop: &watch::Sender<bool>, tasks: &mut JoinSet<()>) {
-    let serving = rpc.serve(me, stopped(stop.subscribe()));
+fn spawn_rpc(
+    rpc: RpcListener,
+    served: Served,
+    stop: &watch::Sender<bool>,
+    tasks: &mut JoinSet<()>,
+) {
+    let serving = rpc.serve(served, stopped(stop.subscribe()));
     tasks.spawn(async move {
         if let Err(error) = serving.await {
             error!(%error, "the rpc port ended");
@@ -383,14 +412,11 @@ fn disk_options(storage: &StorageConfig) -> DiskOptions {
 }
 
 fn broker_spec(config: &Config, disk: &Disk, bound: &Bound) -> BrokerSpec {
-    let identity = disk.identity();
-    // openraft counts in 64 bits; half of a random 128-bit number is as unique as a cluster needs.
-    let replica = (identity.id as u64).max(1);
     BrokerSpec {
-        replica,
-        start: identity.start,
+        start: disk.identity().start,
         rack: config.node.rack.clone(),
-        rpc_addr: bound.rpc.to_string(),
+        rpc_addr: advertised_rpc(config, bound),
+        seeds: config.node.seeds.clone(),
         listeners: bound
             .kafka
             .iter()
@@ -401,7 +427,21 @@ fn broker_spec(config: &Config, disk: &Disk, bound: &Bound) -> BrokerSpec {
     }
 }
 
-fn partition_spec(config: &Config, cluster: &Arc<Cluster>, disk: &Disk, rpc: SocketAddr) -> SpecOf {
+/// Where others reach this broker: an advertised port 0 means the port that was bound.
+fn advertised_rpc(config: &Config, bound: &Bound) -> String {
+    match &config.rpc_advertise {
+        Some((host, 0)) => format!("{host}:{}", bound.rpc.port()),
+        Some((host, port)) => format!("{host}:{port}"),
+        None => bound.rpc.to_string(),
+    }
+}
+
+fn partition_spec(
+    config: &Config,
+    cluster: &Arc<Cluster>,
+    claims: &Arc<Claims>,
+    links: Links,
+) -> SpecOf {
     let t = &config.topics;
     let defaults = TopicDefaults {
         max_message_bytes: t.max_message_bytes,
@@ -410,15 +450,22 @@ fn partition_spec(config: &Config, cluster: &Arc<Cluster>, disk: &Disk, rpc: Soc
         retention_bytes: t.retention_bytes,
     };
     let producer_expiration_ms = config.kafka.producer_id_expiration_ms;
-    let replica = (disk.identity().id as u64).max(1);
-    let cluster = cluster.clone();
+    let (cluster, claims) = (cluster.clone(), claims.clone());
+    let brokers = cluster.clone();
+    let node_of = Arc::new(move |disk| brokers.view().node_of(disk));
     Arc::new(move |topic: &Topic, index: i32| Spec {
         topic_id: topic.id,
         topic: topic.name.clone(),
         index,
-        replica,
-        node_id: cluster.node_id(),
-        founders: topic.founders(&cluster.view(), index, &rpc.to_string()),
+        replica: cluster.disk(),
+        node_of: node_of.clone(),
+        founders: topic.founded_by(&cluster.view(), index, cluster.disk()),
+        timers: Timers::Own,
+        links: links.clone(),
+        on_role: {
+            let (claims, id) = (claims.clone(), topic.id);
+            Arc::new(move |_| claims.due(id, index))
+        },
         config: Arc::new(topic.config.over(defaults)),
         producer_expiration_ms,
         clock: Arc::new(now_ms),

@@ -38,11 +38,11 @@ struct Pass {
 }
 
 impl Pass {
-    fn answer(self) -> FetchResponse {
+    fn answer(self, services: &Services, context: &Context) -> FetchResponse {
         for (traffic, bytes) in self.traffic {
             traffic.fetched(bytes);
         }
-        respond(self.topics)
+        respond(services, context, self.topics)
     }
 }
 
@@ -81,7 +81,7 @@ async fn read_or_wait(
         let pass = read_all(services, context, request).await;
         let empty = request.topics.iter().all(|t| t.partitions.is_empty());
         if pass.bytes >= enough || pass.failed || empty || Instant::now() >= deadline {
-            return pass.answer();
+            return pass.answer(services, context);
         }
         match &mut watching {
             Some(receivers) => {
@@ -93,7 +93,7 @@ async fn read_or_wait(
                 metrics::fetch_waited(since.elapsed());
                 *parked += since.elapsed();
                 if !progress {
-                    return pass.answer();
+                    return pass.answer(services, context);
                 }
             }
             // Watch first, then read again: a commit between the two is not missed.
@@ -102,13 +102,32 @@ async fn read_or_wait(
     }
 }
 
-fn respond(topics: Vec<FetchTopicResponse>) -> FetchResponse {
+fn respond(
+    services: &Services,
+    context: &Context,
+    mut topics: Vec<FetchTopicResponse>,
+) -> FetchResponse {
+    let mut node_endpoints = Vec::new();
+    for topic in &mut topics {
+        let named = (topic.name.as_str(), &topic.topic_id);
+        let elsewhere = |p: &&mut FetchPartitionResponse| {
+            matches!(
+                p.error,
+                ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
+            )
+        };
+        for partition in topic.partitions.iter_mut().filter(elsewhere) {
+            let (index, ends) = (partition.partition, &mut node_endpoints);
+            let leader = services.redirect(context, named, index, ends);
+            partition.current_leader = leader.or(partition.current_leader.take());
+        }
+    }
     FetchResponse {
         throttle_time_ms: 0,
         error: ErrorCode::None,
         session_id: 0,
         topics,
-        node_endpoints: Vec::new(),
+        node_endpoints,
     }
 }
 
@@ -230,13 +249,6 @@ async fn read_one(
 
 fn read_failed(index: i32, error: &ReadError) -> FetchPartitionResponse {
     let current_leader = match error {
-        ReadError::NotLeader {
-            leader: Some(leader_id),
-            epoch,
-        } => Some(CurrentLeader {
-            leader_id: *leader_id,
-            leader_epoch: *epoch,
-        }),
         ReadError::FencedLeaderEpoch { current, .. } => Some(CurrentLeader {
             leader_id: -1,
             leader_epoch: *current,

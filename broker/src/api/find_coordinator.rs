@@ -87,11 +87,8 @@ async fn locate(
             "the group's coordinator is not known yet".to_owned(),
         )
     };
-    let partition = services
-        .partitions
-        .get(&topic.id, index)
-        .ok_or_else(unavailable)?;
-    let leader = partition.leadership().leader.ok_or_else(unavailable)?;
+    let leadership = services.leadership(&topic.id, index);
+    let leader = leadership.and_then(|l| l.leader).ok_or_else(unavailable)?;
     let state = services.cluster.view();
     let broker = state.brokers.get(&leader).ok_or_else(unavailable)?;
     let (host, port) = broker
@@ -107,7 +104,7 @@ pub(super) fn new_offsets_topic(settings: &Settings) -> NewTopic {
     NewTopic {
         name: OFFSETS_TOPIC.into(),
         partitions: Some(settings.offsets_topic_partitions),
-        replication: Some(settings.offsets_topic_replication),
+        replication: Some(settings.offsets_topic_replication).filter(|r| *r > 0),
         config: BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]),
         ..NewTopic::default()
     }

@@ -163,13 +163,10 @@ fn partition(
     index: i32,
     replicas: &[i32],
 ) -> MetadataResponsePartition {
-    let leadership = services
-        .partitions
-        .get(&topic.id, index)
-        .map(|p| p.leadership());
     // A leader is named once it serves: a topic can be used the instant it is announced.
-    let serving = leadership.filter(|l| l.serving);
-    let code = if serving.is_some() {
+    let leadership = services.leadership(&topic.id, index);
+    let leader = leadership.and_then(|l| l.leader);
+    let code = if leader.is_some() {
         ErrorCode::None
     } else {
         ErrorCode::LeaderNotAvailable
@@ -177,9 +174,9 @@ fn partition(
     message!(MetadataResponsePartition {
         error_code: errors::told(code),
         partition_index: index,
-        leader_id: serving.and_then(|l| l.leader).unwrap_or(-1),
+        leader_id: leader.unwrap_or(-1),
         leader_epoch: leadership.map_or(-1, |l| l.epoch),
         replica_nodes: replicas.to_vec(),
-        isr_nodes: replicas.to_vec(),
+        isr_nodes: services.in_sync(&topic.id, index, replicas),
     })
 }

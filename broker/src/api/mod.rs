@@ -18,8 +18,9 @@ mod topics;
 mod versions;
 
 use crate::cluster::Cluster;
-use crate::partition::{Partition, Registry};
+use crate::partition::{Leadership, Partition, Registry};
 use logd_proto::api::{ApiKey, Request, Response};
+use logd_proto::leader::{CurrentLeader, NodeEndpoint};
 use logd_proto::{ErrorCode, StrBytes, Uuid};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -121,6 +122,78 @@ impl Services {
         let mut stopping = self.stopping.clone();
         // An error means that the node is gone, which is a stop too.
         async move { drop(stopping.wait_for(|stop| *stop).await) }
+    }
+
+    /// Who leads a partition, as far as is known here: by our own replica, or by what leaders have said.
+    /// A leader that is named has served; whether it still does, it knows best itself.
+    fn leadership(&self, topic: &Uuid, index: i32) -> Option<Leadership> {
+        let own = self.partitions.get(topic, index).map(|p| p.leadership());
+        let claim = self
+            .cluster
+            .leaders()
+            .get(topic, index)
+            .map(|c| Leadership {
+                leader: Some(c.node),
+                epoch: i32::try_from(c.term).unwrap_or(i32::MAX),
+                serving: false,
+            });
+        match (own, claim) {
+            (Some(own), _) if own.serving => Some(own),
+            (Some(own), Some(claim)) if own.epoch > claim.epoch => Some(Leadership {
+                leader: None,
+                ..own
+            }),
+            (own, None) => own.map(|own| Leadership {
+                leader: None,
+                ..own
+            }),
+            (_, claim) => claim,
+        }
+    }
+
+    /// The replicas that keep up, as the leader has said; all of them where nobody has said anything.
+    fn in_sync(&self, topic: &Uuid, index: i32, replicas: &[i32]) -> Vec<i32> {
+        let Some(claim) = self.cluster.leaders().get(topic, index) else {
+            return replicas.to_vec();
+        };
+        let view = self.cluster.view();
+        let nodes = claim.in_sync.iter().filter_map(|d| view.node_of(*d));
+        nodes.filter(|n| replicas.contains(n)).collect()
+    }
+
+    /// For a partition that this broker does not lead: who does, and how that broker is reached, so that
+    /// the client need not ask (KIP-951).
+    fn redirect(
+        &self,
+        context: &Context,
+        topic: (&str, &Uuid),
+        index: i32,
+        endpoints: &mut Vec<NodeEndpoint>,
+    ) -> Option<CurrentLeader> {
+        let view = self.cluster.view();
+        let known = view.topic_by_id(topic.1).or_else(|| view.topic(topic.0))?;
+        let leadership = self.leadership(&known.id, index)?;
+        let leader_id = leadership.leader.filter(|l| *l != self.cluster.node_id())?;
+        if !endpoints.iter().any(|e| e.node_id == leader_id) {
+            endpoints.push(self.endpoint(leader_id, &context.listener)?);
+        }
+        Some(CurrentLeader {
+            leader_id,
+            leader_epoch: leadership.epoch,
+        })
+    }
+
+    /// Where clients of a listener reach a broker.
+    fn endpoint(&self, node: i32, listener: &str) -> Option<NodeEndpoint> {
+        let view = self.cluster.view();
+        let broker = view.brokers.get(&node)?;
+        let (host, port) = broker.listeners.get(listener)?;
+        Some(NodeEndpoint {
+            node_id: node,
+            host: host.as_str().into(),
+            port: i32::from(*port),
+            rack: broker.rack.as_deref().map(StrBytes::from),
+        })
     }
 
     /// A partition by topic name, as older versions name it.

@@ -6,7 +6,6 @@ use crate::metrics::{self, Stage, TopicTraffic};
 use crate::partition::{AppendError, Appended, Appending, Partition, ValidBatch};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use logd_proto::leader::CurrentLeader;
 use logd_proto::produce::{
     ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic,
     ProduceTopicResponse, RecordError,
@@ -61,7 +60,7 @@ pub async fn take(services: Arc<Services>, context: Context, request: ProduceReq
             .iter()
             .map(|t| topic_response(t, t.partitions.iter().map(refuse).collect()))
             .collect();
-        return super::ready(response(topics));
+        return super::ready(response(&services, &context, topics));
     }
     let deadline = Instant::now() + patience(&request);
     let mut queued = Vec::with_capacity(request.topics.len());
@@ -98,7 +97,7 @@ pub async fn take(services: Arc<Services>, context: Context, request: ProduceReq
             (ACKS_NONE, false) => Answer::Nothing,
             // The only way to tell a client that listens to nothing.
             (ACKS_NONE, true) => Answer::Close,
-            _ => Answer::Respond(response(topics).into()),
+            _ => Answer::Respond(response(&services, &context, topics).into()),
         }
     })
 }
@@ -112,11 +111,24 @@ fn patience(request: &ProduceRequest) -> Duration {
     }
 }
 
-fn response(topics: Vec<ProduceTopicResponse>) -> ProduceResponse {
+fn response(
+    services: &Services,
+    context: &Context,
+    mut topics: Vec<ProduceTopicResponse>,
+) -> ProduceResponse {
+    let mut node_endpoints = Vec::new();
+    for topic in &mut topics {
+        let named = (topic.name.as_str(), &topic.topic_id);
+        let lost = |p: &&mut ProducePartitionResponse| p.error == ErrorCode::NotLeaderOrFollower;
+        for partition in topic.partitions.iter_mut().filter(lost) {
+            let (index, ends) = (partition.index, &mut node_endpoints);
+            partition.current_leader = services.redirect(context, named, index, ends);
+        }
+    }
     ProduceResponse {
         topics,
         throttle_time_ms: 0,
-        node_endpoints: Vec::new(),
+        node_endpoints,
     }
 }
 
@@ -277,20 +289,7 @@ async fn settle(queued: Queued, deadline: Instant) -> ProducePartitionResponse {
 }
 
 fn append_failed(index: i32, error: &AppendError) -> ProducePartitionResponse {
-    let current_leader = match error {
-        AppendError::NotLeader {
-            leader: Some(leader_id),
-            epoch,
-        } => Some(CurrentLeader {
-            leader_id: *leader_id,
-            leader_epoch: *epoch,
-        }),
-        _ => None,
-    };
-    ProducePartitionResponse {
-        current_leader,
-        ..explained(index, errors::append(error), &error.to_string())
-    }
+    explained(index, errors::append(error), &error.to_string())
 }
 
 /// Names every record that has no key, as Kafka does for compacted topics (KIP-467).

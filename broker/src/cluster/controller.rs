@@ -3,27 +3,32 @@
 //! Every change is a command in the metadata group's log. An answer to a client is given when the
 //! command is applied, and for a new topic when its partitions serve.
 
+use super::leaders::Leaders;
 use super::metadata::{Metadata, View, encode};
 use super::plan::{CreateTopicError, CreatedTopic, NewTopic, plan};
+use super::start::Surroundings;
 use super::state::{
-    Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
+    Answer, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, TopicId, UNASSIGNED,
 };
 use crate::partition::Registry;
-use crate::raft::{Group, GroupSpec, OpenError, Proposal, ProposeError, ReplicaId, unstamped};
+use crate::peers::{Address, Client, Peers, RpcError};
+use crate::raft::{Group, Proposal, ProposeError, ReplicaId};
+use bytes::Bytes;
 use logd_proto::Uuid;
-use logd_storage::{Disk, LogKey, LogOptions};
+use logd_proto::rpc::v1::{ProposeRequest, ProposeResponse};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// The metadata log's directory name: Kafka reserves the id 1 for it.
-const METADATA_TOPIC: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-
 /// How long a start waits for the metadata group, and a proposal for its answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A proposal that found no leader is made again after this.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often the metadata group's log is cut behind its snapshot.
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
@@ -34,26 +39,15 @@ const PARTITIONS_PER_REQUEST_MAX: i32 = 10_000;
 /// What this broker says of itself.
 #[derive(Debug, Clone)]
 pub struct BrokerSpec {
-    pub replica: ReplicaId,
     pub start: u64,
     pub rack: Option<String>,
-    /// Where other brokers reach its Raft groups.
+    /// Where other brokers reach this one.
     pub rpc_addr: String,
+    /// Broker-to-broker addresses of the cluster's first members.
+    pub seeds: Vec<String>,
     pub listeners: BTreeMap<String, (String, u16)>,
     pub default_partitions: i32,
     pub default_replication: i16,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Group(#[from] OpenError),
-    #[error("the metadata log cannot be opened: {0}")]
-    Log(String),
-    #[error("the metadata group does not answer: {0}")]
-    Metadata(#[from] ProposeError),
-    #[error("the metadata group refused: {0}")]
-    Refused(Refusal),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,10 +63,13 @@ pub enum DeleteTopicError {
 pub struct ProducerIdError(String);
 
 pub struct Cluster {
-    node_id: i32,
+    node_id: AtomicI32,
     cluster_id: String,
-    group: Group<Metadata>,
+    me: ReplicaId,
+    pub(super) group: Group<Metadata>,
     view: View,
+    pub(super) peers: Peers,
+    leaders: Arc<Leaders>,
     registry: Arc<Registry>,
     defaults: (i32, i16),
     /// Next id and end of the block this broker was given.
@@ -87,72 +84,64 @@ impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster")
             .field("id", &self.cluster_id)
-            .field("node", &self.node_id)
+            .field("node", &self.node_id())
             .finish()
     }
 }
 
 impl Cluster {
-    /// Opens the metadata group; founds the cluster on an empty disk; registers this broker.
-    ///
-    /// # Errors
-    /// If the log is damaged, or the group does not answer in time.
-    pub async fn start(
-        disk: &Disk,
-        spec: BrokerSpec,
-        registry: Arc<Registry>,
-        reconciled: watch::Receiver<u64>,
-    ) -> Result<Arc<Self>, StartError> {
-        let key = LogKey {
-            topic: METADATA_TOPIC,
-            partition: 0,
-        };
-        let log = disk
-            .open_log(key, LogOptions::default())
-            .map_err(|e| StartError::Log(e.to_string()))?;
-        let (metadata, view) = Metadata::new();
-        let group = GroupSpec {
-            name: "metadata".into(),
-            replica: spec.replica,
-            founders: BTreeMap::from([(spec.replica, spec.rpc_addr.clone())]),
-            stamp: unstamped,
-            ticks: true,
-        };
-        let group = Group::open(group, log, metadata).await?;
-        group.serving(ANSWER_DEADLINE).await?;
-        let state = view.borrow().clone();
-        let cluster_id = found(&group, &state).await?;
-        let node_id = node_id(&state, spec.replica);
-        let me = BrokerInfo {
-            id: node_id,
-            replica: spec.replica,
-            start: spec.start,
-            rack: spec.rack,
-            listeners: spec.listeners,
-        };
-        ask(&group, &Command::RegisterBroker(me)).await?;
-        info!(
+    pub(super) fn new(
+        cluster_id: String,
+        group: Group<Metadata>,
+        view: View,
+        spec: &BrokerSpec,
+        around: &Surroundings,
+    ) -> Self {
+        Self {
+            node_id: AtomicI32::new(UNASSIGNED),
             cluster_id,
-            node_id,
-            topics = state.topics.len(),
-            partitions = state.partitions(),
-            "metadata loaded"
-        );
-        Ok(Arc::new(Self {
-            node_id,
-            cluster_id,
+            me: around.door.disk(),
             group,
             view,
-            registry,
+            peers: around.peers.clone(),
+            leaders: around.door.leaders(),
+            registry: around.registry.clone(),
             defaults: (spec.default_partitions, spec.default_replication),
             producer_ids: Mutex::new(0..0),
             refill: tokio::sync::Mutex::new(()),
-            reconciled,
-        }))
+            reconciled: around.reconciled.clone(),
+        }
+    }
+
+    /// This broker is registered.
+    pub(super) fn settle(&self, node_id: i32) {
+        self.node_id.store(node_id, Ordering::Release);
     }
 
     pub fn node_id(&self) -> i32 {
-        self.node_id
+        self.node_id.load(Ordering::Acquire)
+    }
+
+    /// The disk that votes for this broker.
+    pub fn disk(&self) -> ReplicaId {
+        self.me
+    }
+
+    pub fn leaders(&self) -> &Arc<Leaders> {
+        &self.leaders
+    }
+
+    /// Where the other brokers are, as the state has it.
+    pub(super) fn peer_addresses(&self) -> BTreeMap<ReplicaId, Address> {
+        let view = self.view();
+        let others = view.brokers.values().filter(|b| b.replica != self.me);
+        others
+            .filter(|b| !b.rpc.is_empty())
+            .map(|b| {
+                let (node_id, rpc) = (b.id, b.rpc.clone());
+                (b.replica, Address { node_id, rpc })
+            })
+            .collect()
     }
 
     pub fn cluster_id(&self) -> &str {
@@ -169,12 +158,101 @@ impl Cluster {
         self.view.clone()
     }
 
-    /// Puts a command in the metadata log and waits until it is applied.
+    /// Puts a command in the metadata log, whoever leads it, and waits until it is applied here.
     ///
     /// # Errors
-    /// If the group does not lead here, or does not answer in time.
+    /// If no leader takes it in time, or its fate is unknown.
     pub async fn propose(&self, command: Command) -> Result<Answer, ProposeError> {
-        ask(&self.group, &command).await
+        let (answer, index) = self.propose_indexed(&command).await?;
+        let mut view = self.view.clone();
+        let here = view.wait_for(|state| state.applied >= index);
+        match tokio::time::timeout(ANSWER_DEADLINE, here).await {
+            Ok(_) => Ok(answer),
+            // It is true in the cluster and will be here; whoever asks here now sees the older state.
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// As [`Cluster::propose`], with the entry's index and without waiting for it here.
+    pub(super) async fn propose_indexed(
+        &self,
+        command: &Command,
+    ) -> Result<(Answer, u64), ProposeError> {
+        let mut roles = self.group.role_changes();
+        let tries = async {
+            loop {
+                roles.mark_unchanged();
+                match self.propose_once(command).await {
+                    Err(ProposeError::NotLeader { .. } | ProposeError::LeaseExpired) => {}
+                    answer => return answer,
+                }
+                // There may be an election under way.
+                let _ = tokio::time::timeout(TRY_AGAIN, roles.changed()).await;
+            }
+        };
+        tokio::time::timeout(ANSWER_DEADLINE, tries)
+            .await
+            .unwrap_or(Err(ProposeError::NotLeader { leader: None }))
+    }
+
+    async fn propose_once(&self, command: &Command) -> Result<(Answer, u64), ProposeError> {
+        let role = self.group.role();
+        let leader = role.leader.filter(|l| *l != self.me);
+        let Some(leader) = leader else {
+            return ask(&self.group, command).await;
+        };
+        let not_leader = ProposeError::NotLeader {
+            leader: Some(leader),
+        };
+        let address = self.peer_addresses().remove(&leader);
+        let address = address.ok_or(not_leader.clone())?;
+        let Ok(client) = Client::connect(&address.rpc).await else {
+            return Err(not_leader);
+        };
+        let stopped = |e: serde_json::Error| ProposeError::Stopped(e.to_string());
+        let command = encode(command).map_err(stopped)?;
+        let request = ProposeRequest { command };
+        match client.propose(request, ANSWER_DEADLINE).await {
+            Ok(response) if response.failed.is_empty() => {
+                let answer = serde_json::from_slice(&response.answer).map_err(stopped)?;
+                Ok((answer, response.index))
+            }
+            Ok(response) if response.retriable => Err(not_leader),
+            Err(RpcError::Unreachable { .. } | RpcError::Address(_)) => Err(not_leader),
+            Ok(_) | Err(RpcError::TimedOut { .. } | RpcError::Refused { .. }) => {
+                Err(ProposeError::Unknown)
+            }
+        }
+    }
+
+    /// A proposal that another broker passes on: only the leader takes it.
+    pub(super) async fn propose_for_peer(&self, command: Bytes) -> ProposeResponse {
+        let failed = |why: String, retriable: bool| ProposeResponse {
+            failed: why,
+            retriable,
+            ..ProposeResponse::default()
+        };
+        let command: Command = match serde_json::from_slice(&command) {
+            Ok(command) => command,
+            Err(e) => return failed(format!("the command does not decode: {e}"), false),
+        };
+        match ask(&self.group, &command).await {
+            Ok((answer, index)) => match serde_json::to_vec(&answer) {
+                Ok(answer) => ProposeResponse {
+                    answer: answer.into(),
+                    index,
+                    ..ProposeResponse::default()
+                },
+                Err(e) => failed(e.to_string(), false),
+            },
+            Err(error) => {
+                let retriable = matches!(
+                    error,
+                    ProposeError::NotLeader { .. } | ProposeError::LeaseExpired
+                );
+                failed(error.to_string(), retriable)
+            }
+        }
     }
 
     /// Creates topics; an answer comes once the partitions serve, or at the deadline.
@@ -259,29 +337,33 @@ impl Cluster {
 
     async fn topic_serves(&self, created: &CreatedTopic) {
         let mut rounds = self.reconciled.clone();
+        let mut leaders = self.leaders.watch();
         for index in 0..created.partitions {
-            let partition = loop {
+            // Wherever it is led: its leader says so to everybody.
+            loop {
                 rounds.mark_unchanged();
-                if let Some(partition) = self.registry.get(&created.id, index) {
-                    break partition;
+                leaders.mark_unchanged();
+                if self.serves(&created.id, index) {
+                    break;
                 }
-                if rounds.changed().await.is_err() {
+                let gone = tokio::select! {
+                    changed = rounds.changed() => changed.is_err(),
+                    changed = leaders.changed() => changed.is_err(),
+                };
+                if gone {
                     return;
                 }
-            };
-            // A failure here is seen by `serves_now` at the deadline.
-            if partition.serving(ANSWER_DEADLINE).await.is_err() {
-                return;
             }
         }
     }
 
     fn serves_now(&self, created: &CreatedTopic) -> bool {
-        (0..created.partitions).all(|i| {
-            self.registry
-                .get(&created.id, i)
-                .is_some_and(|p| p.leadership().serving)
-        })
+        (0..created.partitions).all(|i| self.serves(&created.id, i))
+    }
+
+    fn serves(&self, topic: &Uuid, index: i32) -> bool {
+        let here = self.registry.get(topic, index);
+        here.is_some_and(|p| p.leadership().serving) || self.leaders.get(topic, index).is_some()
     }
 
     /// Deletes topics by id.
@@ -315,7 +397,9 @@ impl Cluster {
             if !self.producer_ids.lock().is_empty() {
                 continue;
             }
-            let command = Command::AllocateProducerIds { node: self.node_id };
+            let command = Command::AllocateProducerIds {
+                node: self.node_id(),
+            };
             match self
                 .propose(command)
                 .await
@@ -357,46 +441,19 @@ impl Cluster {
     }
 }
 
-async fn ask(group: &Group<Metadata>, command: &Command) -> Result<Answer, ProposeError> {
+/// Proposes to our own replica of the group; the answer comes with the entry's index.
+pub(super) async fn ask(
+    group: &Group<Metadata>,
+    command: &Command,
+) -> Result<(Answer, u64), ProposeError> {
     let stopped = |e: serde_json::Error| ProposeError::Stopped(e.to_string());
     let payload = encode(command).map_err(stopped)?;
     let pending = group.propose(Proposal::data(payload, 1, -1)).await?;
     let outcome = tokio::time::timeout(ANSWER_DEADLINE, pending)
         .await
         .map_err(|_| ProposeError::Unknown)??;
-    serde_json::from_slice(&outcome.answer).map_err(stopped)
-}
-
-async fn found(group: &Group<Metadata>, state: &ClusterState) -> Result<String, StartError> {
-    if let Some(id) = &state.cluster {
-        return Ok(id.clone());
-    }
-    let id = base64_url(uuid::Uuid::new_v4().as_bytes());
-    match ask(
-        group,
-        &Command::Found {
-            cluster: id.clone(),
-        },
-    )
-    .await?
-    {
-        Answer::Refused(Refusal::Founded(born)) => Ok(born),
-        Answer::Refused(other) => Err(StartError::Refused(other)),
-        _ => {
-            info!(cluster_id = id, "cluster founded");
-            Ok(id)
-        }
-    }
-}
-
-/// A disk keeps the node id it was given; a new one gets the next.
-fn node_id(state: &ClusterState, replica: ReplicaId) -> i32 {
-    let known = state
-        .brokers
-        .values()
-        .find(|b| b.replica == replica)
-        .map(|b| b.id);
-    known.unwrap_or_else(|| state.brokers.keys().max().map_or(1, |max| max + 1))
+    let answer = serde_json::from_slice(&outcome.answer).map_err(stopped)?;
+    Ok((answer, outcome.index))
 }
 
 /// Kafka prints ids as base64 with the URL alphabet, unpadded.
@@ -417,43 +474,10 @@ pub(crate) fn base64_url(bytes: &[u8; 16]) -> String {
         .collect()
 }
 
-impl Topic {
-    /// The founders of a partition's group: replicas by disk, with where they are reached.
-    pub fn founders(
-        &self,
-        state: &ClusterState,
-        index: i32,
-        rpc: &str,
-    ) -> BTreeMap<ReplicaId, String> {
-        let replicas = usize::try_from(index)
-            .ok()
-            .and_then(|i| self.partitions.get(i));
-        replicas
-            .into_iter()
-            .flatten()
-            .filter_map(|id| state.brokers.get(id))
-            .map(|b| (b.replica, rpc.to_owned()))
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_disk_keeps_its_node_id_and_a_new_one_gets_the_next() {
-        let mut s = ClusterState::default();
-        s.apply(Command::RegisterBroker(BrokerInfo {
-            id: 1,
-            replica: 7,
-            start: 1,
-            rack: None,
-            listeners: BTreeMap::new(),
-        }));
-        assert_eq!(node_id(&s, 7), 1);
-        assert_eq!(node_id(&s, 8), 2);
-    }
+    use crate::cluster::metadata::METADATA_TOPIC;
 
     #[test]
     fn ids_print_as_kafka_prints_them() {

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::error;
 
+/// The metadata log's directory name: Kafka reserves the id 1 for it.
+pub(super) const METADATA_TOPIC: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
 /// Commands between two snapshots: a restart replays at most this many, whatever the cluster's age.
 const SNAPSHOT_EVERY: u64 = 10_000;
 
@@ -67,6 +70,7 @@ impl Apply for Metadata {
         let command: Command =
             serde_json::from_slice(&parts).map_err(|e| invalid("metadata command", e))?;
         let answer: Answer = self.state.apply(command);
+        self.state.applied = entry.index;
         self.publish();
         self.maybe_snapshot(EntryId {
             term: entry.term,
@@ -95,6 +99,7 @@ impl Apply for Metadata {
     fn restore(&mut self, state: Bytes, applied: Option<EntryId>) -> io::Result<()> {
         self.state =
             ClusterState::decode(&state).map_err(|e| invalid("the cluster's captured state", e))?;
+        self.state.applied = applied.map_or(0, |id| id.index);
         self.snapshot = applied.map(|id| (id, state));
         self.publish();
         Ok(())

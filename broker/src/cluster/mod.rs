@@ -3,20 +3,32 @@
 //! Promise: [`Cluster::view`] is a committed state; a topic whose creation was answered serves.
 //! Not here: bytes of the protocol, and how a partition works.
 
+mod card;
+mod claims;
 mod controller;
+mod door;
+mod formation;
+mod keep;
+mod leaders;
 mod metadata;
 mod placement;
 mod plan;
 mod reconcile;
-mod rpc;
+mod start;
 mod state;
+mod voters;
 
-pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError, StartError};
+pub use card::{Card, CardError};
+pub use claims::Claims;
+pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError};
+pub use door::Door;
+pub use keep::{follow_brokers, keep_metadata_members};
+pub use leaders::{Claim, Leaders, publish as publish_leaders};
 pub use metadata::View;
 pub use placement::PlacementError;
 pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
-pub use rpc::{Me, RpcListener};
+pub use start::{StartError, Surroundings, start};
 pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
     TopicRecord,

@@ -93,10 +93,11 @@ mod tests {
             let id = n as i32 + 1;
             s.apply(Command::RegisterBroker(BrokerInfo {
                 id,
-                replica: n as u64,
+                replica: n as u64 + 1,
                 start: 1,
                 rack: rack.map(Into::into),
                 listeners: BTreeMap::new(),
+                rpc: String::new(),
             }));
         }
         s

@@ -79,7 +79,9 @@ pub(super) fn plan(
         placed(
             state,
             topic.partitions.unwrap_or(defaults.0),
-            topic.replication.unwrap_or(defaults.1),
+            topic
+                .replication
+                .unwrap_or_else(|| default_replication(state, defaults.1)),
         )?
     } else {
         assigned(
@@ -106,11 +108,28 @@ pub(super) fn plan(
             id: TopicId(id),
             internal: INTERNAL.contains(&topic.name.as_str()),
             name: topic.name,
+            disks: disks(state, &partitions),
             partitions,
             overrides,
         },
         created,
     ))
+}
+
+/// Three replicas survive the loss of one; two would stop at it.
+fn default_replication(state: &ClusterState, configured: i16) -> i16 {
+    match configured {
+        0 if state.brokers.len() >= 3 => 3,
+        0 => 1,
+        configured => configured,
+    }
+}
+
+fn disks(state: &ClusterState, partitions: &[Vec<i32>]) -> BTreeMap<i32, u64> {
+    let nodes = partitions.iter().flatten();
+    nodes
+        .filter_map(|node| Some((*node, state.brokers.get(node)?.replica)))
+        .collect()
 }
 
 /// Kafka's rules for names (`org.apache.kafka.common.internals.Topic`).
@@ -242,6 +261,7 @@ mod tests {
             start: 1,
             rack: None,
             listeners: BTreeMap::new(),
+            rpc: String::new(),
         }));
         s
     }

@@ -3,6 +3,7 @@
 //! Invariant: data goes only on a positive tombstone. A log that no topic claims stays where it is,
 //! because "I do not know this topic" may be our own ignorance.
 
+use super::claims::Claims;
 use super::controller::Cluster;
 use super::state::{ClusterState, Command, Topic, TopicId};
 use crate::partition::{Partition, Registry, Spec};
@@ -45,7 +46,10 @@ pub fn diff(
             }
         }
     }
-    let dead = |topic: &Uuid| state.tombstones.contains(topic);
+    let dead = |topic: &Uuid| {
+        let left = state.tombstones.get(topic);
+        left.is_some_and(|left| left.contains(&node))
+    };
     let mut doomed: BTreeSet<(Uuid, i32)> = held
         .iter()
         .filter(|(topic, _)| dead(topic))
@@ -74,6 +78,8 @@ pub struct Reconciler {
     pub registry: Arc<Registry>,
     pub disk: Disk,
     pub spec: SpecOf,
+    /// Is told of every replica that is opened.
+    pub claims: Arc<Claims>,
     pub done: tokio::sync::watch::Sender<u64>,
 }
 
@@ -142,7 +148,9 @@ impl Reconciler {
     fn opened(&self, result: Option<Result<Opened, tokio::task::JoinError>>) -> bool {
         match result {
             Some(Ok(Ok(partition))) => {
+                let (topic, index) = (partition.topic_id(), partition.index());
                 self.registry.insert(partition);
+                self.claims.due(topic, index);
                 true
             }
             Some(Ok(Err(Unopened { topic, index, why }))) => {
@@ -190,16 +198,22 @@ impl Reconciler {
 
     /// Tells the cluster that nothing of a deleted topic is left here.
     async fn reap(&self, state: &ClusterState) {
+        let node = self.cluster.node_id();
         let on_disk: BTreeSet<[u8; 16]> = self.disk.logs().iter().map(|k| k.topic).collect();
         let ids: Vec<TopicId> = state
             .tombstones
             .iter()
-            .filter(|t| !on_disk.contains(t.as_bytes()))
-            .copied()
-            .map(TopicId)
+            .filter(|(t, left)| left.contains(&node) && !on_disk.contains(t.as_bytes()))
+            .map(|(t, _)| TopicId(*t))
             .collect();
         if !ids.is_empty()
-            && let Err(error) = self.cluster.propose(Command::Reaped { ids }).await
+            && let Err(error) = self
+                .cluster
+                .propose(Command::Reaped {
+                    ids,
+                    node: Some(node),
+                })
+                .await
         {
             warn!(%error, "tombstones kept for another round");
         }
@@ -233,7 +247,7 @@ async fn open(spec: Spec, disk: Disk) -> Opened {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::TopicRecord;
+    use crate::cluster::state::{BrokerInfo, TopicRecord};
     use std::collections::BTreeMap;
 
     fn id(n: u8) -> Uuid {
@@ -242,11 +256,20 @@ mod tests {
 
     fn with_topic(n: u8, partitions: Vec<Vec<i32>>) -> ClusterState {
         let mut s = ClusterState::default();
+        s.apply(Command::RegisterBroker(BrokerInfo {
+            id: 1,
+            replica: 7,
+            start: 1,
+            rack: None,
+            listeners: BTreeMap::new(),
+            rpc: String::new(),
+        }));
         s.apply(Command::CreateTopic(TopicRecord {
             id: TopicId(id(n)),
             name: format!("t{n}"),
             internal: false,
             partitions,
+            disks: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }));
         s

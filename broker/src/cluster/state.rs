@@ -41,6 +41,7 @@ impl<'de> Deserialize<'de> for TopicId {
 /// Where clients reach a broker, per listener name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerInfo {
+    /// Assigned when it registers first; [`UNASSIGNED`] asks for that.
     pub id: i32,
     /// The disk that votes for it.
     pub replica: u64,
@@ -48,7 +49,13 @@ pub struct BrokerInfo {
     pub start: u64,
     pub rack: Option<String>,
     pub listeners: BTreeMap<String, (String, u16)>,
+    /// `host:port` of its broker-to-broker port.
+    #[serde(default)]
+    pub rpc: String,
 }
+
+/// The node id of a broker that has none yet.
+pub const UNASSIGNED: i32 = 0;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
@@ -57,6 +64,9 @@ pub struct Topic {
     pub internal: bool,
     /// Node ids per partition, the preferred leader first.
     pub partitions: Vec<Vec<i32>>,
+    /// The disks that those brokers had when the topic was created: they found its groups. A disk that
+    /// comes later, also under an old node id, is taken in by a group's leader.
+    pub disks: BTreeMap<i32, u64>,
     pub config: Arc<TopicConfig>,
     pub overrides: BTreeMap<String, String>,
 }
@@ -69,6 +79,8 @@ pub struct TopicRecord {
     #[serde(default)]
     pub internal: bool,
     pub partitions: Vec<Vec<i32>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disks: BTreeMap<i32, u64>,
     #[serde(default)]
     pub overrides: BTreeMap<String, String>,
 }
@@ -85,9 +97,12 @@ pub enum Command {
     DeleteTopic {
         id: TopicId,
     },
-    /// The replicas on this broker of a deleted topic are gone.
+    /// The replicas on a broker of deleted topics are gone.
     Reaped {
         ids: Vec<TopicId>,
+        /// Absent in logs of brokers that were alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<i32>,
     },
     AllocateProducerIds {
         node: i32,
@@ -98,6 +113,9 @@ pub enum Command {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Done,
+    Registered {
+        node: i32,
+    },
     /// First id of a block of [`PRODUCER_ID_BLOCK`].
     ProducerIds {
         first: i64,
@@ -114,6 +132,12 @@ pub enum Refusal {
     UnknownTopic,
     #[error("the cluster has been founded already, as {0}")]
     Founded(String),
+    #[error(
+        "start {start} of this disk is over, start {known} has been seen: its data directory is an older copy \
+         (yesterday's files put back?) and must not vote with what it has forgotten; move it away and let the \
+         broker join as a new one"
+    )]
+    OldDisk { start: u64, known: u64 },
     #[error("the topic's configuration is not one this version understands: {0}")]
     Config(String),
 }
@@ -125,9 +149,12 @@ pub struct ClusterState {
     pub brokers: BTreeMap<i32, BrokerInfo>,
     pub topics: BTreeMap<Uuid, Arc<Topic>>,
     names: HashMap<String, Uuid>,
-    /// Deleted topics whose replicas may still lie on a disk.
-    pub tombstones: BTreeSet<Uuid>,
+    /// Deleted topics, with the brokers on whose disks replicas may still lie.
+    pub tombstones: BTreeMap<Uuid, BTreeSet<i32>>,
     next_producer_id: i64,
+    last_node_id: i32,
+    /// The last entry of the metadata log that is in here. Not part of the state itself.
+    pub applied: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -136,7 +163,36 @@ struct Saved {
     brokers: Vec<BrokerInfo>,
     topics: Vec<TopicRecord>,
     tombstones: Vec<TopicId>,
+    /// For each tombstone, the brokers that still have something.
+    #[serde(default)]
+    unreaped: Vec<BTreeSet<i32>>,
     next_producer_id: i64,
+    #[serde(default)]
+    last_node_id: i32,
+}
+
+impl Topic {
+    /// The disks that a partition's group was born with.
+    pub fn founders(&self, state: &ClusterState, index: i32) -> BTreeSet<u64> {
+        let replicas = usize::try_from(index)
+            .ok()
+            .and_then(|i| self.partitions.get(i));
+        let disk = |node: &i32| {
+            // Topics of brokers that were alone do not say it: it is the disk that has them.
+            let recorded = self.disks.get(node).copied();
+            recorded.or_else(|| Some(state.brokers.get(node)?.replica))
+        };
+        replicas.into_iter().flatten().filter_map(disk).collect()
+    }
+
+    /// The first voters, if this disk is the one that founds the group: the preferred leader's.
+    pub fn founded_by(&self, state: &ClusterState, index: i32, disk: u64) -> Option<BTreeSet<u64>> {
+        let replicas = self.partitions.get(usize::try_from(index).ok()?)?;
+        let first = replicas.first()?;
+        let recorded = self.disks.get(first).copied();
+        let founder = recorded.or_else(|| Some(state.brokers.get(first)?.replica))?;
+        (founder == disk).then(|| self.founders(state, index))
+    }
 }
 
 impl ClusterState {
@@ -148,6 +204,14 @@ impl ClusterState {
         self.topics.get(id)
     }
 
+    /// Which broker a disk belongs to.
+    pub fn node_of(&self, disk: u64) -> Option<i32> {
+        self.brokers
+            .values()
+            .find(|b| b.replica == disk)
+            .map(|b| b.id)
+    }
+
     pub fn partitions(&self) -> usize {
         self.topics.values().map(|t| t.partitions.len()).sum()
     }
@@ -156,18 +220,10 @@ impl ClusterState {
     pub fn apply(&mut self, command: Command) -> Answer {
         match command {
             Command::Found { cluster } => self.found(cluster),
-            Command::RegisterBroker(info) => {
-                self.brokers.insert(info.id, info);
-                Answer::Done
-            }
+            Command::RegisterBroker(info) => self.register(info),
             Command::CreateTopic(record) => self.create(record),
             Command::DeleteTopic { id } => self.delete(id.0),
-            Command::Reaped { ids } => {
-                ids.iter().for_each(|id| {
-                    self.tombstones.remove(&id.0);
-                });
-                Answer::Done
-            }
+            Command::Reaped { ids, node } => self.reaped(&ids, node),
             Command::AllocateProducerIds { .. } => {
                 let first = self.next_producer_id;
                 self.next_producer_id += PRODUCER_ID_BLOCK;
@@ -186,8 +242,60 @@ impl ClusterState {
         }
     }
 
+    /// A disk keeps the node id it was given. A new disk at the address of a known broker replaces that
+    /// broker's, and takes its id; any other gets the next one.
+    fn register(&mut self, info: BrokerInfo) -> Answer {
+        let same_disk = self.brokers.values().find(|b| b.replica == info.replica);
+        if let Some(known) = same_disk
+            && info.start <= known.start
+            && *known
+                != (BrokerInfo {
+                    id: known.id,
+                    ..info.clone()
+                })
+        {
+            return Answer::Refused(Refusal::OldDisk {
+                start: info.start,
+                known: known.start,
+            });
+        }
+        let same_place = self
+            .brokers
+            .values()
+            .find(|b| !info.rpc.is_empty() && b.rpc == info.rpc);
+        let node = match same_disk.or(same_place) {
+            Some(known) => known.id,
+            None if info.id != UNASSIGNED => info.id,
+            None => self.last_node_id + 1,
+        };
+        self.last_node_id = self.last_node_id.max(node);
+        self.brokers.insert(node, BrokerInfo { id: node, ..info });
+        Answer::Registered { node }
+    }
+
+    fn reaped(&mut self, ids: &[TopicId], node: Option<i32>) -> Answer {
+        for id in ids {
+            let left = self.tombstones.get_mut(&id.0);
+            let gone = left.is_some_and(|left| match node {
+                Some(node) => {
+                    left.remove(&node);
+                    left.is_empty()
+                }
+                None => true,
+            });
+            if gone {
+                self.tombstones.remove(&id.0);
+            }
+        }
+        Answer::Done
+    }
+
     fn create(&mut self, record: TopicRecord) -> Answer {
-        if self.names.contains_key(&record.name) || self.topics.contains_key(&record.id.0) {
+        // Asked for twice because nobody heard the answer.
+        if self.topics.contains_key(&record.id.0) {
+            return Answer::Done;
+        }
+        if self.names.contains_key(&record.name) {
             return Answer::Refused(Refusal::TopicExists);
         }
         match to_topic(record) {
@@ -205,7 +313,9 @@ impl ClusterState {
             return Answer::Refused(Refusal::UnknownTopic);
         };
         self.names.remove(&topic.name);
-        self.tombstones.insert(id);
+        // Any broker may have held a replica before it was moved.
+        self.tombstones
+            .insert(id, self.brokers.keys().copied().collect());
         Answer::Done
     }
 
@@ -216,8 +326,10 @@ impl ClusterState {
             cluster: self.cluster.clone(),
             brokers: self.brokers.values().cloned().collect(),
             topics: self.topics.values().map(|t| to_record(t)).collect(),
-            tombstones: self.tombstones.iter().copied().map(TopicId).collect(),
+            tombstones: self.tombstones.keys().copied().map(TopicId).collect(),
+            unreaped: self.tombstones.values().cloned().collect(),
             next_producer_id: self.next_producer_id,
+            last_node_id: self.last_node_id,
         })
     }
 
@@ -225,11 +337,22 @@ impl ClusterState {
     /// If the bytes are not an encoded state.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let brokers: BTreeMap<i32, BrokerInfo> =
+            saved.brokers.into_iter().map(|b| (b.id, b)).collect();
+        let everybody: BTreeSet<i32> = brokers.keys().copied().collect();
+        let mut unreaped = saved.unreaped.into_iter();
+        let tombstones = saved.tombstones.into_iter().map(|t| {
+            let left = unreaped.next().unwrap_or_else(|| everybody.clone());
+            (t.0, left)
+        });
         let mut state = Self {
             cluster: saved.cluster,
-            brokers: saved.brokers.into_iter().map(|b| (b.id, b)).collect(),
-            tombstones: saved.tombstones.into_iter().map(|t| t.0).collect(),
+            tombstones: tombstones.collect(),
             next_producer_id: saved.next_producer_id,
+            last_node_id: saved
+                .last_node_id
+                .max(everybody.last().copied().unwrap_or(UNASSIGNED)),
+            brokers,
             ..Self::default()
         };
         for record in saved.topics {
@@ -248,6 +371,7 @@ fn to_topic(record: TopicRecord) -> Result<Topic, String> {
         name: record.name,
         internal: record.internal,
         partitions: record.partitions,
+        disks: record.disks,
         config: Arc::new(config),
         overrides: record.overrides,
     })
@@ -259,6 +383,7 @@ fn to_record(topic: &Topic) -> TopicRecord {
         name: topic.name.clone(),
         internal: topic.internal,
         partitions: topic.partitions.clone(),
+        disks: topic.disks.clone(),
         overrides: topic.overrides.clone(),
     }
 }
@@ -273,6 +398,7 @@ mod tests {
             name: name.into(),
             internal: false,
             partitions: vec![vec![1]; 2],
+            disks: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }
     }
@@ -295,14 +421,92 @@ mod tests {
         assert_eq!(s.topic("a").unwrap().id, Uuid::from_bytes([2; 16]));
     }
 
+    fn broker(replica: u64, start: u64, rpc: &str) -> BrokerInfo {
+        BrokerInfo {
+            id: UNASSIGNED,
+            replica,
+            start,
+            rack: None,
+            listeners: BTreeMap::new(),
+            rpc: rpc.into(),
+        }
+    }
+
+    fn register(s: &mut ClusterState, info: BrokerInfo) -> Answer {
+        s.apply(Command::RegisterBroker(info))
+    }
+
+    #[test]
+    fn a_disk_keeps_its_node_id_and_a_new_one_gets_the_next() {
+        let mut s = ClusterState::default();
+        assert_eq!(
+            register(&mut s, broker(7, 1, "a:1")),
+            Answer::Registered { node: 1 }
+        );
+        assert_eq!(
+            register(&mut s, broker(8, 1, "b:1")),
+            Answer::Registered { node: 2 }
+        );
+        assert_eq!(
+            register(&mut s, broker(7, 2, "c:1")),
+            Answer::Registered { node: 1 }
+        );
+    }
+
+    #[test]
+    fn a_new_disk_at_a_known_address_takes_over_the_node_id() {
+        let mut s = ClusterState::default();
+        register(&mut s, broker(7, 5, "a:1"));
+        assert_eq!(
+            register(&mut s, broker(9, 1, "a:1")),
+            Answer::Registered { node: 1 }
+        );
+        assert_eq!(s.brokers[&1].replica, 9);
+    }
+
+    #[test]
+    fn an_older_copy_of_a_disk_is_refused_and_a_repeated_registration_is_not() {
+        let mut s = ClusterState::default();
+        register(&mut s, broker(7, 5, "a:1"));
+        assert_eq!(
+            register(&mut s, broker(7, 5, "a:1")),
+            Answer::Registered { node: 1 }
+        );
+        for start in [4, 5] {
+            let old = register(&mut s, broker(7, start, "elsewhere:1"));
+            assert_eq!(old, Answer::Refused(Refusal::OldDisk { start, known: 5 }));
+        }
+    }
+
+    #[test]
+    fn a_tombstone_stays_until_every_broker_has_reaped() {
+        let mut s = ClusterState::default();
+        register(&mut s, broker(7, 1, "a:1"));
+        register(&mut s, broker(8, 1, "b:1"));
+        let ids = vec![record("a", 1).id];
+        s.apply(Command::CreateTopic(record("a", 1)));
+        s.apply(Command::DeleteTopic { id: ids[0] });
+        s.apply(Command::Reaped {
+            ids: ids.clone(),
+            node: Some(1),
+        });
+        assert_eq!(s.tombstones[&ids[0].0], BTreeSet::from([2]));
+        assert_eq!(ClusterState::decode(&s.encode().unwrap()).unwrap(), s);
+        s.apply(Command::Reaped { ids, node: Some(2) });
+        assert!(s.tombstones.is_empty());
+    }
+
     #[test]
     fn a_deleted_topic_leaves_a_tombstone_until_its_replicas_are_reaped() {
         let mut s = ClusterState::default();
         let id = record("a", 1).id;
         s.apply(Command::CreateTopic(record("a", 1)));
         s.apply(Command::DeleteTopic { id });
-        assert!(s.tombstones.contains(&id.0));
-        s.apply(Command::Reaped { ids: vec![id] });
+        assert!(s.tombstones.contains_key(&id.0));
+        s.apply(Command::Reaped {
+            ids: vec![id],
+            node: None,
+        });
         assert!(s.tombstones.is_empty());
     }
 

@@ -84,10 +84,9 @@ fn topics(raw: &Raw) -> Vec<Row> {
         from_to(
             "topics.default_replication_factor",
             t.default_replication_factor,
-            1,
-            1,
-        )
-        .because(" on a single broker"),
+            0,
+            32,
+        ),
         from_to("topics.offsets_partitions", t.offsets_partitions, 1, 1_000),
         from_to(
             "topics.max_message_bytes",

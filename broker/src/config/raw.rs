@@ -23,7 +23,8 @@ pub struct Node {
     pub data_dir: String,
     /// The failure domain this broker stands in; empty for none.
     pub rack: String,
-    /// Other brokers' rpc addresses. Forming a cluster is not in this version: must be empty.
+    /// Broker-to-broker addresses of the cluster's first brokers, this one's among them; the same list
+    /// on each. Empty: this broker is a cluster of its own.
     pub seeds: Vec<String>,
     /// Listen beyond loopback although nobody is asked who they are.
     pub insecure: bool,
@@ -85,6 +86,7 @@ pub struct Topics {
     /// Metadata for an unknown topic creates it, as in Kafka.
     pub auto_create: bool,
     pub default_partitions: i32,
+    /// 0: three where there are three brokers or more, else one.
     pub default_replication_factor: i16,
     /// Partitions of `__consumer_offsets`, when it is created.
     pub offsets_partitions: i32,
@@ -100,7 +102,7 @@ impl Default for Topics {
         Self {
             auto_create: true,
             default_partitions: 1,
-            default_replication_factor: 1,
+            default_replication_factor: 0,
             offsets_partitions: 50,
             max_message_bytes: 1_048_588,
             segment_bytes: 128 << 20,
@@ -130,12 +132,15 @@ impl Default for Admin {
 pub struct Rpc {
     /// Broker to broker, gRPC.
     pub addr: String,
+    /// What other brokers are told to connect to; empty: the address that was bound.
+    pub advertise: String,
 }
 
 impl Default for Rpc {
     fn default() -> Self {
         Self {
             addr: "127.0.0.1:9645".into(),
+            advertise: String::new(),
         }
     }
 }

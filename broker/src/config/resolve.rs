@@ -25,9 +25,10 @@ pub enum ConfigError {
     )]
     Exposed { key: String, address: SocketAddr },
     #[error(
-        "forming a cluster is not in this version: start without --seed (node.seeds), as a single broker"
+        "`rpc.addr` is {0}, which other brokers cannot connect to: set `rpc.advertise` (--rpc-advertise HOST:PORT) to \
+         the address by which the seeds name this broker"
     )]
-    Seeds,
+    NoRpcAdvertise(SocketAddr),
 }
 
 /// Settings as the broker uses them.
@@ -38,6 +39,8 @@ pub struct Config {
     pub topics: Topics,
     pub admin_addr: SocketAddr,
     pub rpc_addr: SocketAddr,
+    /// Host and port that other brokers are told; `None`: what was bound.
+    pub rpc_advertise: Option<(String, u16)>,
     pub group: GroupConfig,
     pub storage: StorageConfig,
     pub limits: LimitsConfig,
@@ -50,6 +53,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     pub data_dir: PathBuf,
+    pub seeds: Vec<String>,
     pub rack: Option<String>,
     pub shutdown_timeout: Duration,
 }
@@ -110,14 +114,21 @@ impl TryFrom<Raw> for Config {
     type Error = ConfigError;
 
     fn try_from(raw: Raw) -> Result<Self, ConfigError> {
-        if !raw.node.seeds.is_empty() {
-            return Err(ConfigError::Seeds);
-        }
         check_ranges(&raw)?;
         let mut warnings = Vec::new();
         let listeners = listeners(&raw, &mut warnings)?;
         let admin_addr = guarded("admin.addr", &raw.admin.addr, raw.node.insecure)?;
         let rpc_addr = guarded("rpc.addr", &raw.rpc.addr, raw.node.insecure)?;
+        for seed in &raw.node.seeds {
+            host_port("node.seeds", seed)?;
+        }
+        let rpc_advertise = Some(&raw.rpc.advertise)
+            .filter(|a| !a.is_empty())
+            .map(|a| host_port("rpc.advertise", a))
+            .transpose()?;
+        if rpc_advertise.is_none() && rpc_addr.ip().is_unspecified() && !raw.node.seeds.is_empty() {
+            return Err(ConfigError::NoRpcAdvertise(rpc_addr));
+        }
         let log_format = match raw.log.format.as_str() {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
@@ -133,6 +144,7 @@ impl TryFrom<Raw> for Config {
         Ok(Self {
             node: NodeConfig {
                 data_dir: PathBuf::from(n.data_dir),
+                seeds: n.seeds,
                 rack: Some(n.rack).filter(|r| !r.is_empty()),
                 shutdown_timeout: Duration::from_millis(n.shutdown_timeout_ms),
             },
@@ -144,6 +156,7 @@ impl TryFrom<Raw> for Config {
             topics: raw.topics,
             admin_addr,
             rpc_addr,
+            rpc_advertise,
             group: GroupConfig {
                 initial_rebalance_delay_ms: g.initial_rebalance_delay_ms,
                 min_session_timeout_ms: g.min_session_timeout_ms,
@@ -324,11 +337,30 @@ mod tests {
     }
 
     #[test]
-    fn seeds_are_refused_and_not_ignored() {
+    fn seeds_are_addresses_and_need_one_to_come_back_to() {
+        let seeds = || vec!["a:9645".to_owned(), "b:9645".to_owned()];
         assert_eq!(
-            with(|r| r.node.seeds = vec!["a:9645".into()]).unwrap_err(),
-            ConfigError::Seeds
+            with(|r| r.node.seeds = seeds()).unwrap().node.seeds,
+            seeds()
         );
+        assert!(matches!(
+            with(|r| r.node.seeds = vec!["a".into()]),
+            Err(ConfigError::Address { .. })
+        ));
+        let everywhere = |advertise: &str| {
+            with(|r| {
+                r.node.seeds = seeds();
+                r.node.insecure = true;
+                r.rpc.addr = "0.0.0.0:9645".into();
+                r.rpc.advertise = advertise.into();
+            })
+        };
+        assert!(matches!(
+            everywhere(""),
+            Err(ConfigError::NoRpcAdvertise(_))
+        ));
+        let advertised = everywhere("a:9645").unwrap().rpc_advertise;
+        assert_eq!(advertised, Some(("a".into(), 9645)));
     }
 
     #[test]

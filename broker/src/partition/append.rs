@@ -298,7 +298,9 @@ impl Partition {
     fn append_failed(&self, error: ProposeError) -> AppendError {
         match error {
             ProposeError::NotLeader { .. } => not_leader(self.leadership()),
-            ProposeError::LeaseExpired | ProposeError::Unknown => AppendError::Unknown,
+            ProposeError::LeaseExpired | ProposeError::Unknown | ProposeError::ChangeRefused(_) => {
+                AppendError::Unknown
+            }
             ProposeError::Stopped(why) => AppendError::Stopped(why),
         }
     }

@@ -22,7 +22,7 @@ pub use replica::Clock;
 pub use retention::keep as keep_retention;
 
 use crate::metrics::{self, TopicTraffic};
-use crate::raft::{Group, GroupSpec, OpenError, ReplicaId, Role};
+use crate::raft::{Group, GroupSpec, Links, Members, OnRole, OpenError, ReplicaId, Role, Timers};
 use crate::topic_config::TopicConfig;
 use append::Queue;
 use bytes::Bytes;
@@ -31,7 +31,7 @@ use logd_proto::record_batch::{HEADER_BYTES, patched_header};
 use logd_storage::{Disk, Log};
 use parking_lot::RwLock;
 use replica::{Progress, Replica};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
@@ -64,14 +64,22 @@ pub struct EpochEnd {
     pub end_offset: i64,
 }
 
+/// Which broker a disk belongs to, if any.
+pub type NodeOf = Arc<dyn Fn(ReplicaId) -> Option<i32> + Send + Sync>;
+
 /// What opening a partition needs.
 pub struct Spec {
     pub topic_id: Uuid,
     pub topic: String,
     pub index: i32,
     pub replica: ReplicaId,
-    pub node_id: i32,
-    pub founders: BTreeMap<ReplicaId, String>,
+    /// Which broker a disk belongs to.
+    pub node_of: NodeOf,
+    /// The first voters, if this replica is to found the group.
+    pub founders: Option<BTreeSet<ReplicaId>>,
+    pub timers: Timers,
+    pub links: Links,
+    pub on_role: OnRole,
     pub config: Arc<TopicConfig>,
     pub producer_expiration_ms: i64,
     pub clock: Clock,
@@ -81,8 +89,7 @@ pub struct Partition {
     topic_id: Uuid,
     topic: String,
     index: i32,
-    replica: ReplicaId,
-    node_id: i32,
+    node_of: NodeOf,
     config: RwLock<Arc<TopicConfig>>,
     disk: Disk,
     log: Log,
@@ -121,7 +128,9 @@ impl Partition {
             replica: spec.replica,
             founders: spec.founders,
             stamp: stamp_batch,
-            ticks: false,
+            timers: spec.timers,
+            links: spec.links,
+            on_role: spec.on_role,
         };
         let group = Group::open(group, log.clone(), replica).await?;
         Ok(Arc::new(Self {
@@ -129,8 +138,7 @@ impl Partition {
             topic_id: spec.topic_id,
             topic: spec.topic,
             index: spec.index,
-            replica: spec.replica,
-            node_id: spec.node_id,
+            node_of: spec.node_of,
             config: RwLock::new(spec.config),
             disk,
             log,
@@ -162,12 +170,16 @@ impl Partition {
             leader,
             serving,
         } = self.group.role();
-        let leader = leader.filter(|l| *l == self.replica).map(|_| self.node_id);
         Leadership {
-            leader,
+            leader: leader.and_then(|l| (self.node_of)(l)),
             epoch: epoch_of(term),
             serving,
         }
+    }
+
+    /// The group's members, and how far followers are if this replica leads.
+    pub fn members(&self) -> Members {
+        self.group.members()
     }
 
     /// Wakes whenever [`Partition::leadership`] may have changed.

@@ -3,19 +3,20 @@
 //! Leadership is read from what storage has made durable (the vote) and from what was applied (the
 //! blank of its term), so nobody serves before the entries of earlier terms are known to be committed.
 
+use super::exchange::Exchange;
 use super::log_store::LogStore;
-use super::network::NoPeers;
+use super::network::{Network, Transport};
 use super::state_machine::{Apply, Machine};
 use super::types::{Outcome, Proposal, RaftVote, ReplicaId, Stamp, TypeConfig};
 use crate::metrics;
-use logd_storage::Log;
+use logd_storage::{Log, LogKey};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::BasicNode;
 use openraft::raft::{ClientWriteResult, responder::Responder};
 use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,17 +25,37 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// How a group reaches its peers, and they it.
+#[derive(Clone)]
+pub struct Links {
+    pub transport: Arc<dyn Transport>,
+    pub exchange: Exchange,
+}
+
+/// Is told whenever a group's role may have changed. Called with a lock held: be quick.
+pub type OnRole = Arc<dyn Fn(Role) + Send + Sync>;
+
 /// What a group needs to open.
-#[derive(Debug)]
 pub struct GroupSpec {
     /// Named in logs and in openraft's own traces.
     pub name: String,
     pub replica: ReplicaId,
-    /// The voters a group is born with; used only if its log is empty.
-    pub founders: BTreeMap<ReplicaId, String>,
+    /// The voters the group is born with, if this replica is to found it; used only if its log is
+    /// empty. A replica that founds nothing waits for a leader to write to it.
+    pub founders: Option<BTreeSet<ReplicaId>>,
     pub stamp: Stamp,
-    /// Ticks and elections by timer: for the metadata group only.
-    pub ticks: bool,
+    pub timers: Timers,
+    pub links: Links,
+    pub on_role: OnRole,
+}
+
+/// Who notices that a leader is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timers {
+    /// The group itself, by heartbeats.
+    Own,
+    /// Whoever watches the brokers; an idle group costs nothing.
+    None,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +78,8 @@ pub enum ProposeError {
     LeaseExpired,
     #[error("the entry's fate is unknown: leadership changed before it was committed")]
     Unknown,
+    #[error("the group's members cannot be changed now: {0}")]
+    ChangeRefused(String),
     #[error("the group has stopped: {0}")]
     Stopped(String),
 }
@@ -72,22 +95,28 @@ pub struct Role {
 }
 
 /// The role's facts, written by the log store and the state machine.
-#[derive(Debug)]
 pub(super) struct RoleCell {
     me: ReplicaId,
     vote: Mutex<(u64, Option<ReplicaId>)>,
     began: AtomicU64,
     changed: tokio::sync::watch::Sender<()>,
+    on_role: OnRole,
 }
 
 impl RoleCell {
-    pub fn new(me: ReplicaId) -> Self {
+    pub fn new(me: ReplicaId, on_role: OnRole) -> Self {
         Self {
             me,
             vote: Mutex::new((0, None)),
             began: AtomicU64::new(0),
             changed: tokio::sync::watch::channel(()).0,
+            on_role,
         }
+    }
+
+    fn tell(&self) {
+        (self.on_role)(self.role());
+        self.changed.send_replace(());
     }
 
     pub fn saw_vote(&self, vote: &RaftVote) {
@@ -95,7 +124,7 @@ impl RoleCell {
             vote.leader_id.term,
             vote.committed.then_some(vote.leader_id.voted_for),
         );
-        self.changed.send_replace(());
+        self.tell();
     }
 
     pub fn term_began(&self, term: u64) {
@@ -103,7 +132,7 @@ impl RoleCell {
         if self.role().serving {
             metrics::raft_elected();
         }
-        self.changed.send_replace(());
+        self.tell();
     }
 
     fn role(&self) -> Role {
@@ -120,9 +149,11 @@ impl RoleCell {
 /// One replicated log. Dropping it does not stop it: see [`Group::close`].
 pub struct Group<A: Apply> {
     name: String,
-    raft: Raft<TypeConfig, Machine<A>>,
+    pub(super) raft: Raft<TypeConfig, Machine<A>>,
     machine: Machine<A>,
     role: Arc<RoleCell>,
+    key: LogKey,
+    exchange: Exchange,
 }
 
 impl<A: Apply> std::fmt::Debug for Group<A> {
@@ -148,35 +179,48 @@ impl<A: Apply> Group<A> {
             group: spec.name.clone(),
             why,
         };
-        let role = Arc::new(RoleCell::new(spec.replica));
+        let role = Arc::new(RoleCell::new(spec.replica, spec.on_role.clone()));
+        let key = log.key();
         let fresh = log.bounds().last.is_none() && log.vote().is_none();
         let store = LogStore::new(log.clone(), spec.stamp, role.clone()).map_err(on_log)?;
         let machine = Machine::open(owner, log, role.clone()).map_err(on_log)?;
         let config = config(&spec).map_err(raft_error)?;
-        let raft = Raft::new(spec.replica, config, NoPeers, store, machine.clone())
+        let network = Network {
+            key,
+            transport: spec.links.transport.clone(),
+        };
+        let raft = Raft::new(spec.replica, config, network, store, machine.clone())
             .await
             .map_err(|e| raft_error(e.to_string()))?;
-        if fresh {
-            let members: BTreeMap<_, _> = spec
-                .founders
-                .iter()
-                .map(|(id, addr)| (*id, BasicNode::new(addr)))
-                .collect();
-            raft.initialize(members)
-                .await
-                .map_err(|e| raft_error(e.to_string()))?;
-        } else if spec.founders.len() == 1 {
-            raft.trigger()
-                .elect(false)
-                .await
-                .map_err(|e| raft_error(e.to_string()))?;
-        }
-        Ok(Self {
-            name: spec.name,
+        let exchange = spec.links.exchange;
+        exchange.open(key, spec.replica, raft.clone());
+        let group = Self {
+            name: spec.name.clone(),
             raft,
             machine,
             role,
-        })
+            key,
+            exchange,
+        };
+        if let Some(founders) = spec.founders.filter(|_| fresh) {
+            group.found(founders).await.map_err(raft_error)?;
+        } else if group.raft.voter_ids().eq([spec.replica]) {
+            let elected = group.raft.trigger().elect(false).await;
+            elected.map_err(|e| raft_error(e.to_string()))?;
+        }
+        Ok(group)
+    }
+
+    /// Writes the first membership and asks the others for their votes. Two founders that both do so
+    /// write the same entry, and one of them is elected.
+    async fn found(&self, founders: BTreeSet<ReplicaId>) -> Result<(), String> {
+        // Where a replica is reached changes with time and is known from the cluster's state.
+        let nodes: BTreeMap<_, _> = founders
+            .into_iter()
+            .map(|id| (id, BasicNode::default()))
+            .collect();
+        let founded = self.raft.initialize(nodes).await;
+        founded.map_err(|e| e.to_string())
     }
 
     pub fn role(&self) -> Role {
@@ -264,6 +308,7 @@ impl<A: Apply> Group<A> {
 
     /// Stops the group's tasks. Proposals still queued get no answer.
     pub async fn close(&self) {
+        self.exchange.close(&self.key);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.name, %error, "a group's task ended badly");
         }
@@ -271,17 +316,20 @@ impl<A: Apply> Group<A> {
 }
 
 fn config(spec: &GroupSpec) -> Result<Arc<Config>, String> {
+    let ticks = spec.timers == Timers::Own;
+    // Without ticks these are the lease alone: how long a leader goes on without a majority's word.
+    let (heartbeat, election) = if ticks { (250, 1_000) } else { (500, 5_000) };
     let config = Config {
         cluster_name: spec.name.clone(),
-        enable_tick: spec.ticks,
-        enable_elect: spec.ticks,
+        enable_tick: ticks,
+        enable_elect: ticks,
         enable_heartbeat: true,
         // A restarted leader that went on in its old term could give an index two entries (raft.md).
         enable_leader_restore: Some(false),
         enable_pre_vote: Some(true),
-        heartbeat_interval: 500,
-        election_timeout_min: 5_000,
-        election_timeout_max: 10_000,
+        heartbeat_interval: heartbeat,
+        election_timeout_min: election,
+        election_timeout_max: 2 * election,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
         max_payload_entries: 1_024,
@@ -332,7 +380,7 @@ impl Future for Pending {
     }
 }
 
-fn refused(error: ClientWriteError<TypeConfig>) -> ProposeError {
+pub(super) fn refused(error: ClientWriteError<TypeConfig>) -> ProposeError {
     match error {
         ClientWriteError::ForwardToLeader(forward)
             if forward.reason == ForwardReason::LeaseExpired =>

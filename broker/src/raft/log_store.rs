@@ -23,8 +23,8 @@ use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
 use std::time::Instant;
 
-const BLANK: u8 = 0;
-const MEMBERSHIP: u8 = 1;
+pub(super) const BLANK: u8 = 0;
+pub(super) const MEMBERSHIP: u8 = 1;
 
 /// Bytes of one answer to replication: large enough for one full batch, small enough for a frame between brokers.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -131,7 +131,9 @@ fn to_log_id(id: EntryId) -> LogId {
 }
 
 /// Waits until storage says that the operation is durable.
-async fn durable(start: impl FnOnce(logd_storage::Done) -> io::Result<()>) -> io::Result<()> {
+pub(super) async fn durable(
+    start: impl FnOnce(logd_storage::Done) -> io::Result<()>,
+) -> io::Result<()> {
     let (tx, rx) = tokio::sync::oneshot::channel();
     start(Box::new(move |result| {
         // The waiter may be gone when the group is being shut down.

@@ -7,16 +7,22 @@
 //! (see `cluster`), and the bytes on disk (see `logd_storage`).
 
 mod codec;
+mod exchange;
 mod group;
 mod log_store;
+mod members;
 mod network;
 mod state_machine;
 mod types;
+mod wire;
 
 #[cfg(test)]
 mod suite_tests;
 
 pub use codec::CodecError;
-pub use group::{Group, GroupSpec, OpenError, Pending, ProposeError, Role};
+pub use exchange::Exchange;
+pub use group::{Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Role, Timers};
+pub use members::Members;
+pub use network::{Alone, CallError, Transport};
 pub use state_machine::{Apply, Committed};
 pub use types::{ControlKind, EntryKind, Outcome, Proposal, ReplicaId, Stamp, unstamped};

@@ -1,68 +1,224 @@
-//! The way to a group's other voters.
+//! The way to a group's other replicas, as openraft calls it.
 //!
-//! A group of one voter never calls it. With peers it is the streams between brokers that carry
-//! these calls; until brokers form clusters, every call says plainly that there is no way.
+//! Invariant: every call has a deadline, and an answer that is none of the protocol's is a failure of
+//! the call. An append waits longer than openraft would have it: the transport fails it when the peer
+//! is gone, and a slow disk must not make the leader send everything again.
+//! Not here: connections (whoever implements [`Transport`]).
 
 use super::types::{RaftVote, ReplicaId, TypeConfig};
+use super::wire::{self, WireError};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use logd_proto::rpc::v1::GroupMessage;
+use logd_proto::rpc::v1::group_message::Kind;
+use logd_storage::LogKey;
 use openraft::alias::SnapshotOf;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
-use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-pub(super) struct NoPeers;
+/// How long an append may take before it is sent again, to a peer that is there.
+const APPEND_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(super) struct NoPeer(ReplicaId);
+/// How long a snapshot may take: it is small (a partition's state), but its disk may be slow.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
 
-impl NoPeer {
-    fn unreachable(&self) -> Unreachable<TypeConfig> {
-        let why = io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("this broker has no connection to replica {}", self.0),
-        );
-        Unreachable::new(&why)
+/// An unreachable peer is tried again this often; connecting again is the transport's business, so
+/// a try costs next to nothing.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    #[error("replica {to} cannot be reached: {why}")]
+    Unreachable { to: ReplicaId, why: String },
+    #[error("replica {to} did not answer within {patience:?}")]
+    TimedOut { to: ReplicaId, patience: Duration },
+    #[error("replica {to} refuses: {why}")]
+    Refused { to: ReplicaId, why: String },
+}
+
+/// Carries messages to replicas on other brokers' disks.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends a message and waits for its answer, at most `patience`.
+    fn call(
+        &self,
+        message: GroupMessage,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Kind, CallError>>;
+}
+
+/// A transport to nobody: for a broker that is alone, and for tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone;
+
+impl Transport for Alone {
+    fn call(
+        &self,
+        message: GroupMessage,
+        _patience: Duration,
+    ) -> BoxFuture<'static, Result<Kind, CallError>> {
+        let why = "this broker has no connection to others".into();
+        let to = message.to;
+        Box::pin(std::future::ready(Err(CallError::Unreachable { to, why })))
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoPeers {
-    type Network = NoPeer;
+pub(super) struct Network {
+    pub key: LogKey,
+    pub transport: Arc<dyn Transport>,
+}
+
+pub(super) struct Peer {
+    key: LogKey,
+    to: ReplicaId,
+    transport: Arc<dyn Transport>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
 
     async fn new_client(&mut self, target: ReplicaId, _node: &BasicNode) -> Self::Network {
-        NoPeer(target)
+        Peer {
+            key: self.key,
+            to: target,
+            transport: self.transport.clone(),
+        }
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoPeer {
+impl Peer {
+    async fn call(&self, kind: Kind, patience: Duration) -> Result<Kind, RPCError<TypeConfig>> {
+        let message = GroupMessage {
+            topic_id: Bytes::copy_from_slice(&self.key.topic),
+            partition: self.key.partition,
+            to: self.to,
+            kind: Some(kind),
+        };
+        self.transport.call(message, patience).await.map_err(failed)
+    }
+
+    fn unexpected(&self, answer: &Kind) -> RPCError<TypeConfig> {
+        let why = format!("replica {} answered {answer:?} to something else", self.to);
+        RPCError::Network(NetworkError::new(&io::Error::other(why)))
+    }
+}
+
+fn failed(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::TimedOut { .. } => RPCError::Network(NetworkError::new(&error)),
+        CallError::Unreachable { .. } | CallError::Refused { .. } => {
+            RPCError::Unreachable(Unreachable::new(&error))
+        }
+    }
+}
+
+fn not_understood(error: WireError) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = Bytes;
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<TypeConfig>,
+        request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(RPCError::Unreachable(self.unreachable()))
+        let request = wire::append_out(request).map_err(not_understood)?;
+        match self.call(Kind::Append(request), APPEND_DEADLINE).await? {
+            Kind::Appended(response) => wire::appended_in(response).map_err(not_understood),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
-        _option: RPCOption,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(RPCError::Unreachable(self.unreachable()))
+        self.ask_vote(request, false, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(request, true, option).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: SnapshotOf<TypeConfig, Bytes>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: RaftVote,
+        snapshot: SnapshotOf<TypeConfig, Bytes>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(StreamingError::Unreachable(self.unreachable()))
+        let request = wire::snapshot_out(&vote, snapshot)
+            .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
+        let answer = tokio::select! {
+            answer = self.call(Kind::Snapshot(request), SNAPSHOT_DEADLINE) => answer,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        match answer {
+            Ok(Kind::SnapshotTaken(response)) => wire::vote_in(response.vote)
+                .map(SnapshotResponse::new)
+                .map_err(|e| StreamingError::Network(NetworkError::new(&e))),
+            Ok(other) => Err(as_streaming(self.unexpected(&other))),
+            Err(error) => Err(as_streaming(error)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let kind = Kind::Transfer(wire::transfer_out(&request));
+        match self.call(kind, option.soft_ttl()).await? {
+            Kind::Transferred(response) if response.refused.is_empty() => Ok(Ok(())),
+            Kind::Transferred(response) => {
+                let why = io::Error::other(response.refused);
+                Err(RPCError::Network(NetworkError::new(&why)))
+            }
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(TRY_AGAIN)))
+    }
+}
+
+impl Peer {
+    async fn ask_vote(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let kind = Kind::Vote(wire::ask_vote_out(&request, pre_vote));
+        match self.call(kind, option.soft_ttl()).await? {
+            Kind::Voted(response) => wire::voted_in(response).map_err(not_understood),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+}
+
+fn as_streaming(error: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
+    match error {
+        RPCError::Timeout(e) => StreamingError::Timeout(e),
+        RPCError::Unreachable(e) => StreamingError::Unreachable(e),
+        RPCError::Network(e) => StreamingError::Network(e),
+        other => StreamingError::Network(NetworkError::new(&io::Error::other(other.to_string()))),
     }
 }

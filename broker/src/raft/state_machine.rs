@@ -7,6 +7,7 @@
 
 use super::codec::{Image, decode_image, encode_image};
 use super::group::RoleCell;
+use super::log_store::durable;
 use super::types::{
     EntryKind, LogId, Outcome, Payload, Proposal, StoredMembership, TypeConfig, log_id,
 };
@@ -136,6 +137,14 @@ impl<A: Apply> Machine<A> {
         Ok(outcome)
     }
 
+    /// The offset of the first entry behind `point`: where a log begins that has the snapshot below it.
+    fn offset_after(&self, point: EntryId) -> i64 {
+        match self.log.entry_row(point.index + 1) {
+            Some(row) => row.base_offset,
+            None => self.log.bounds().end_offset,
+        }
+    }
+
     /// A snapshot at the owner's point; at the last applied entry if the owner names none.
     fn snapshot(&self) -> SnapshotOf<TypeConfig, Bytes> {
         let mut inner = self.inner.lock();
@@ -149,11 +158,12 @@ impl<A: Apply> Machine<A> {
             applied
         };
         let snapshot = point.map_or_else(Bytes::new, |point| {
-            if point == applied.unwrap_or(point) {
+            let state = if point == applied.unwrap_or(point) {
                 inner.owner.capture()
             } else {
                 inner.owner.snapshot_at(point)
-            }
+            };
+            join_snapshot(self.offset_after(point), &state)
         });
         let meta = SnapshotMetaOf::<TypeConfig> {
             last_log_id: point.map(|p| log_id(p.term, p.index)),
@@ -162,6 +172,18 @@ impl<A: Apply> Machine<A> {
         inner.current = Some((meta.clone(), snapshot.clone()));
         Snapshot { meta, snapshot }
     }
+}
+
+/// A snapshot as it travels: `offset of the first entry behind it i64 | the owner's state`.
+fn join_snapshot(next_offset: i64, state: &Bytes) -> Bytes {
+    [&next_offset.to_be_bytes()[..], state].concat().into()
+}
+
+fn split_snapshot(snapshot: &Bytes) -> io::Result<(i64, Bytes)> {
+    let (offset, _) = snapshot.split_first_chunk::<8>().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "a snapshot without its offset")
+    })?;
+    Ok((i64::from_be_bytes(*offset), snapshot.slice(8..)))
 }
 
 fn entry_id(id: &LogId) -> EntryId {
@@ -189,6 +211,7 @@ fn apply_normal<A: Apply>(
     };
     let answer = owner.apply(entry)?;
     Ok(Outcome {
+        index,
         base_offset: p.base_offset,
         answer,
     })
@@ -255,11 +278,27 @@ impl<A: Apply> RaftStateMachine<TypeConfig> for Machine<A> {
         meta: &SnapshotMetaOf<TypeConfig>,
         snapshot: Bytes,
     ) -> Result<(), io::Error> {
+        let upto = meta.last_log_id.as_ref().map(entry_id);
+        let upto = upto.ok_or_else(|| io::Error::other("a snapshot of nothing"))?;
+        let (next_offset, state) = split_snapshot(&snapshot)?;
+        let image = Image {
+            applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+            owner: state.clone(),
+        };
+        let image = encode_image(&image)?;
+        // The log first: a crash between the two finds the new state with the log that fits it.
+        durable(|done| {
+            self.log
+                .install_snapshot(upto, next_offset, image, done)
+                .map_err(io::Error::other)
+        })
+        .await?;
         let mut inner = self.inner.lock();
         inner.current = Some((meta.clone(), snapshot.clone()));
         inner
             .owner
-            .restore(snapshot, meta.last_log_id.as_ref().map(entry_id))?;
+            .restore(state, meta.last_log_id.as_ref().map(entry_id))?;
         inner.applied = meta.last_log_id;
         inner.membership = meta.last_membership.clone();
         Ok(())

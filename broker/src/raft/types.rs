@@ -90,6 +90,7 @@ impl fmt::Display for Proposal {
 /// What applying an entry tells the one who proposed it.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
+    pub index: u64,
     pub base_offset: i64,
     /// The owner's own answer, empty for most.
     pub answer: Bytes,

@@ -1,0 +1,207 @@
+//! What other brokers may ask of this one: who it is, to be taken in, to change the metadata.
+//!
+//! It answers from before this broker belongs to a cluster until it stops.
+//! Invariant: what peers know of our disk's starts is compared before anything of ours is believed.
+
+use super::controller::Cluster;
+use super::leaders::Leaders;
+use super::state::{Answer, BrokerInfo, Command, UNASSIGNED};
+use crate::peers::{Household, replica_of};
+use crate::raft::ReplicaId;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use logd_proto::rpc::v1::{
+    self as rpc, Identity, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse,
+};
+use logd_proto::rpc::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+use parking_lot::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use tokio::sync::watch;
+
+/// Features of this build, beyond the first ones.
+const FEATURE_VERSION: u32 = 1;
+
+/// This broker as others see it.
+pub struct Door {
+    identity: RwLock<Identity>,
+    leaders: Arc<Leaders>,
+    cluster: OnceLock<Weak<Cluster>>,
+    /// From here on others may know our start from ourselves.
+    registering: AtomicBool,
+    /// A start of our disk that others know of and that we have not reached: ours is an older copy.
+    overtaken: watch::Sender<Option<u64>>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Door").field(&*self.identity.read()).finish()
+    }
+}
+
+impl Door {
+    pub fn new(disk: u128, start: u64, seeds: Vec<String>, leaders: Arc<Leaders>) -> Arc<Self> {
+        let identity = Identity {
+            cluster_id: String::new(),
+            node_id: None,
+            disk_incarnation: Bytes::copy_from_slice(&disk.to_be_bytes()),
+            protocol_version: PROTOCOL_VERSION,
+            protocol_version_min: PROTOCOL_VERSION_MIN,
+            feature_version: FEATURE_VERSION,
+            seeds,
+            start,
+        };
+        Arc::new(Self {
+            identity: RwLock::new(identity),
+            leaders,
+            cluster: OnceLock::new(),
+            registering: AtomicBool::new(false),
+            overtaken: watch::channel(None).0,
+        })
+    }
+
+    /// This broker's disk, as it votes.
+    pub fn disk(&self) -> ReplicaId {
+        let identity = self.identity.read();
+        let bytes = <[u8; 16]>::try_from(&identity.disk_incarnation[..]).unwrap_or_default();
+        replica_of(u128::from_be_bytes(bytes))
+    }
+
+    pub fn leaders(&self) -> Arc<Leaders> {
+        self.leaders.clone()
+    }
+
+    pub(super) fn belongs_to(&self, cluster_id: &str, node_id: Option<i32>) {
+        let mut identity = self.identity.write();
+        cluster_id.clone_into(&mut identity.cluster_id);
+        identity.node_id = node_id;
+    }
+
+    pub(super) fn open(&self, cluster: &Arc<Cluster>) {
+        // A second call could only bring the same one.
+        let _ = self.cluster.set(Arc::downgrade(cluster));
+    }
+
+    pub(super) fn registering(&self) {
+        self.registering.store(true, Ordering::Release);
+    }
+
+    /// Wakes when a peer knows of a later start of our disk.
+    pub(super) fn overtaken(&self) -> watch::Receiver<Option<u64>> {
+        self.overtaken.subscribe()
+    }
+
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.cluster.get()?.upgrade()
+    }
+}
+
+fn not_in(why: impl ToString) -> JoinResponse {
+    JoinResponse {
+        refused: why.to_string(),
+        ..JoinResponse::default()
+    }
+}
+
+fn broker_of(request: JoinRequest, disk: ReplicaId, start: u64) -> BrokerInfo {
+    let listener = |l: rpc::Listener| {
+        let port = u16::try_from(l.port).unwrap_or(0);
+        (l.name, (l.host, port))
+    };
+    BrokerInfo {
+        id: UNASSIGNED,
+        replica: disk,
+        start,
+        rack: Some(request.rack).filter(|r| !r.is_empty()),
+        listeners: request.listeners.into_iter().map(listener).collect(),
+        rpc: request.rpc_address,
+    }
+}
+
+async fn take_in(cluster: Arc<Cluster>, request: JoinRequest) -> JoinResponse {
+    let Some(caller) = &request.caller else {
+        return not_in("the request does not say who asks");
+    };
+    let Ok(disk) = <[u8; 16]>::try_from(&caller.disk_incarnation[..]) else {
+        return not_in("the request does not say which disk asks");
+    };
+    if caller.protocol_version < PROTOCOL_VERSION_MIN {
+        return not_in(format!(
+            "it speaks version {} of the protocol between brokers, this cluster needs {PROTOCOL_VERSION_MIN}",
+            caller.protocol_version
+        ));
+    }
+    if !caller.cluster_id.is_empty() && caller.cluster_id != cluster.cluster_id() {
+        return not_in(format!(
+            "its data belongs to cluster {}, this is cluster {}",
+            caller.cluster_id,
+            cluster.cluster_id()
+        ));
+    }
+    let (disk, start) = (replica_of(u128::from_be_bytes(disk)), caller.start);
+    let info = broker_of(request, disk, start);
+    match cluster
+        .propose_indexed(&Command::RegisterBroker(info))
+        .await
+    {
+        Ok((Answer::Registered { node }, index)) => JoinResponse {
+            refused: String::new(),
+            cluster_id: cluster.cluster_id().to_owned(),
+            node_id: node,
+            index,
+        },
+        Ok((Answer::Refused(why), _)) => not_in(why),
+        Ok((other, _)) => not_in(format!("unexpected answer {other:?}")),
+        Err(error) => not_in(error),
+    }
+}
+
+impl Household for Door {
+    fn identity(&self) -> Identity {
+        self.identity.read().clone()
+    }
+
+    fn known_start(&self, disk: ReplicaId) -> u64 {
+        let Some(cluster) = self.cluster() else {
+            return 0;
+        };
+        let view = cluster.view();
+        let known = view.brokers.values().find(|b| b.replica == disk);
+        known.map_or(0, |b| b.start)
+    }
+
+    fn known_of_us(&self, start: u64) {
+        let ours = self.identity.read().start;
+        let registering = self.registering.load(Ordering::Acquire);
+        if start > ours || (start == ours && !registering) {
+            self.overtaken.send_replace(Some(start));
+        }
+    }
+
+    fn join(&self, request: JoinRequest) -> BoxFuture<'static, JoinResponse> {
+        match self.cluster() {
+            Some(cluster) => Box::pin(take_in(cluster, request)),
+            None => Box::pin(std::future::ready(not_in(
+                "this broker belongs to no cluster yet",
+            ))),
+        }
+    }
+
+    fn propose(&self, request: ProposeRequest) -> BoxFuture<'static, ProposeResponse> {
+        let cluster = self.cluster();
+        Box::pin(async move {
+            match cluster {
+                Some(cluster) => cluster.propose_for_peer(request.command).await,
+                None => ProposeResponse {
+                    failed: "this broker belongs to no cluster yet".into(),
+                    retriable: true,
+                    ..ProposeResponse::default()
+                },
+            }
+        })
+    }
+
+    fn leaders(&self, leaders: rpc::Leaders) {
+        self.leaders.note(leaders);
+    }
+}

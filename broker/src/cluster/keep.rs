@@ -1,0 +1,91 @@
+//! What a member keeps doing: links to the others, its card, and, where it leads, the metadata group's members.
+
+use super::card::Card;
+use super::controller::Cluster;
+use super::voters::{Step, metadata_voters, next_step};
+use crate::peers::Standing;
+use crate::raft::ReplicaId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// How often the metadata group's members are looked at, beside every change of the brokers.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Keeps links to every registered broker, and the card that the next start begins with.
+pub async fn follow_brokers(cluster: Arc<Cluster>, data_dir: PathBuf) {
+    let mut view = cluster.watch();
+    let mut written: Option<Card> = None;
+    loop {
+        view.borrow_and_update();
+        let wanted = cluster.peer_addresses();
+        cluster.peers.set(&wanted);
+        cluster
+            .leaders()
+            .retain(|topic| cluster.view().topics.contains_key(topic));
+        let peers = wanted
+            .into_iter()
+            .map(|(disk, a)| (disk, (a.node_id, a.rpc)));
+        let card = Card {
+            cluster_id: cluster.cluster_id().to_owned(),
+            node_id: cluster.node_id(),
+            peers: peers.collect::<BTreeMap<_, _>>(),
+        };
+        if written.as_ref() != Some(&card) {
+            let (to, new) = (data_dir.clone(), card.clone());
+            match tokio::task::spawn_blocking(move || new.write(&to)).await {
+                Ok(Ok(())) => written = Some(card),
+                Ok(Err(error)) => {
+                    warn!(%error, "the card of this broker's membership stays as it was")
+                }
+                Err(_) => return,
+            }
+        }
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes joined brokers into the metadata group while this broker leads it.
+pub async fn keep_metadata_members(cluster: Arc<Cluster>) {
+    let mut view = cluster.watch();
+    loop {
+        view.borrow_and_update();
+        if cluster.group.role().serving {
+            step(&cluster).await;
+        }
+        if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, view.changed()).await {
+            return;
+        }
+    }
+}
+
+async fn step(cluster: &Cluster) {
+    let view = cluster.view();
+    let brokers: BTreeSet<ReplicaId> = view.brokers.values().map(|b| b.replica).collect();
+    let me = cluster.disk();
+    if !brokers.contains(&me) {
+        // Our own registration is still on its way: nobody is let go on a state that lacks ourselves.
+        return;
+    }
+    let standings = cluster.peers.standings().borrow().clone();
+    let alive = |r: ReplicaId| r == me || standings.get(&r).is_some_and(Standing::is_alive);
+    let now = cluster.group.members();
+    let voters = metadata_voters(&now, &brokers, me, alive);
+    let learners = brokers.difference(&voters).copied().collect();
+    let Some(step) = next_step(&now, &voters, &learners) else {
+        return;
+    };
+    let done = match step.clone() {
+        Step::AddLearner(disk) => cluster.group.add_learner(disk).await,
+        Step::SetVoters(voters) => cluster.group.set_voters(voters).await,
+        Step::RemoveLearner(disk) => cluster.group.remove_learner(disk).await,
+    };
+    match done {
+        Ok(()) => info!(?step, "metadata group changed"),
+        Err(error) => debug!(?step, %error, "a change of the metadata group put off"),
+    }
+}

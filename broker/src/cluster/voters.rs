@@ -1,0 +1,182 @@
+//! The next step from the members a group has to those it should have. Pure.
+//!
+//! Promise: one step at a time, none while a change is under way; a replica votes only after it has
+//! caught up, and one that leaves goes only together with the one that replaces it.
+//! Not here: who should be a member (`placement`, the brokers that have joined).
+
+use crate::raft::{Members, ReplicaId};
+use std::collections::BTreeSet;
+
+/// Voters of the metadata group at most: more of them make every change slower, not safer.
+pub const METADATA_VOTERS_MAX: usize = 5;
+
+/// A learner this close to the leader's end may vote: it is a few messages behind at most.
+const LAG_MAX: u64 = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    AddLearner(ReplicaId),
+    SetVoters(BTreeSet<ReplicaId>),
+    RemoveLearner(ReplicaId),
+}
+
+/// What the group's leader should do next so that `voters` vote, `learners` follow, and nobody else is a member.
+pub fn next_step(
+    now: &Members,
+    voters: &BTreeSet<ReplicaId>,
+    learners: &BTreeSet<ReplicaId>,
+) -> Option<Step> {
+    if now.changing {
+        return None;
+    }
+    let members: BTreeSet<ReplicaId> = now.voters.union(&now.learners).copied().collect();
+    let wanted = voters.union(learners);
+    if let Some(new) = wanted.copied().find(|r| !members.contains(r)) {
+        return Some(Step::AddLearner(new));
+    }
+    let caught_up = |r: &ReplicaId| now.voters.contains(r) || now.lag(*r) <= LAG_MAX;
+    if now.voters != *voters && !voters.is_empty() && voters.iter().all(caught_up) {
+        return Some(Step::SetVoters(voters.clone()));
+    }
+    let gone = |r: &&ReplicaId| !voters.contains(r) && !learners.contains(r);
+    now.learners
+        .iter()
+        .find(gone)
+        .copied()
+        .map(Step::RemoveLearner)
+}
+
+/// Which of the brokers' disks should vote on metadata: an odd number, those that do already first.
+/// As long as that number is not ready everything stays: two voters are worse than one, as either's
+/// death stops both.
+pub fn metadata_voters(
+    now: &Members,
+    brokers: &BTreeSet<ReplicaId>,
+    me: ReplicaId,
+    alive: impl Fn(ReplicaId) -> bool,
+) -> BTreeSet<ReplicaId> {
+    let most = brokers.len().min(METADATA_VOTERS_MAX);
+    let room = most - usize::from(most.is_multiple_of(2) && most > 0);
+    let votes = |r: &ReplicaId| now.voters.contains(r);
+    let ready = |r: &ReplicaId| now.learners.contains(r) && now.lag(*r) <= LAG_MAX && alive(*r);
+    let mut candidates: Vec<ReplicaId> = brokers
+        .iter()
+        .copied()
+        .filter(|r| votes(r) || ready(r))
+        .collect();
+    candidates.sort_by_key(|r| (*r != me, !(votes(r) && alive(*r)), !votes(r), *r));
+    candidates.truncate(room);
+    if candidates.len() == room {
+        candidates.into_iter().collect()
+    } else {
+        now.voters.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(of: &[u64]) -> BTreeSet<u64> {
+        of.iter().copied().collect()
+    }
+
+    fn members(voters: &[u64], learners: &[u64], matched: &[(u64, u64)]) -> Members {
+        Members {
+            voters: set(voters),
+            learners: set(learners),
+            changing: false,
+            last_index: 1_000,
+            matched: matched.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn a_new_replica_learns_before_it_votes() {
+        let now = members(&[1], &[], &[]);
+        assert_eq!(
+            next_step(&now, &set(&[1, 2]), &set(&[])),
+            Some(Step::AddLearner(2))
+        );
+        let behind = members(&[1], &[2], &[(2, 10)]);
+        assert_eq!(next_step(&behind, &set(&[1, 2]), &set(&[])), None);
+        let there = members(&[1], &[2], &[(2, 990)]);
+        assert_eq!(
+            next_step(&there, &set(&[1, 2]), &set(&[])),
+            Some(Step::SetVoters(set(&[1, 2])))
+        );
+    }
+
+    #[test]
+    fn nothing_is_begun_while_a_change_is_under_way() {
+        let mut now = members(&[1], &[], &[]);
+        now.changing = true;
+        assert_eq!(next_step(&now, &set(&[1, 2]), &set(&[])), None);
+    }
+
+    #[test]
+    fn a_replaced_replica_goes_with_the_one_that_replaces_it() {
+        let now = members(&[1, 2, 3], &[4], &[(4, 1_000)]);
+        assert_eq!(
+            next_step(&now, &set(&[1, 2, 4]), &set(&[])),
+            Some(Step::SetVoters(set(&[1, 2, 4])))
+        );
+        let done = members(&[1, 2, 4], &[3], &[]);
+        assert_eq!(
+            next_step(&done, &set(&[1, 2, 4]), &set(&[])),
+            Some(Step::RemoveLearner(3))
+        );
+        assert_eq!(
+            next_step(&members(&[1, 2, 4], &[], &[]), &set(&[1, 2, 4]), &set(&[])),
+            None
+        );
+    }
+
+    #[test]
+    fn metadata_goes_from_one_voter_to_three() {
+        let brokers = set(&[1, 2, 3]);
+        let one_ready = members(&[1], &[2, 3], &[(2, 1_000)]);
+        assert_eq!(
+            metadata_voters(&one_ready, &brokers, 1, |_| true),
+            set(&[1])
+        );
+        let both = members(&[1], &[2, 3], &[(2, 1_000), (3, 1_000)]);
+        assert_eq!(metadata_voters(&both, &brokers, 1, |_| true), brokers);
+        assert_eq!(metadata_voters(&both, &brokers, 1, |r| r != 3), set(&[1]));
+    }
+
+    #[test]
+    fn a_lost_metadata_voter_stays_until_its_replacement_is_ready() {
+        let now = members(&[1, 2, 3], &[4], &[(4, 0)]);
+        assert_eq!(
+            metadata_voters(&now, &set(&[1, 2, 4]), 1, |_| true),
+            set(&[1, 2, 3])
+        );
+    }
+
+    #[test]
+    fn with_two_brokers_left_one_votes() {
+        let now = members(&[1, 2, 3], &[], &[]);
+        assert_eq!(metadata_voters(&now, &set(&[1, 2]), 2, |_| true), set(&[2]));
+    }
+
+    #[test]
+    fn a_replaced_metadata_voter_makes_room() {
+        let now = members(&[1, 2, 3], &[4], &[(4, 1_000)]);
+        assert_eq!(
+            metadata_voters(&now, &set(&[1, 2, 4]), 1, |_| true),
+            set(&[1, 2, 4])
+        );
+    }
+
+    #[test]
+    fn five_vote_and_the_sixth_learns() {
+        let all = set(&[1, 2, 3, 4, 5, 6]);
+        let caught_up: Vec<(u64, u64)> = all.iter().map(|r| (*r, 1_000)).collect();
+        let now = members(&[1, 2, 3], &[4, 5, 6], &caught_up);
+        assert_eq!(
+            metadata_voters(&now, &all, 1, |_| true),
+            set(&[1, 2, 3, 4, 5])
+        );
+    }
+}

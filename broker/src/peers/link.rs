@@ -1,0 +1,388 @@
+//! Our side of the way to one peer: dial, introduce, keep two exchanges open, dial again.
+//!
+//! Invariant: calls are made only while both exchanges are open; when they end, every call in flight
+//! fails at once. Two lanes, so that votes and pings do not wait behind megabytes of records.
+//! A peer is dead when its connection ended and nobody accepts a new one, or when it has been silent
+//! for [`SILENCE`]; it is alive again when it has answered a ping.
+
+use super::call::{Client, RpcError, endpoint, root_cause};
+use super::server::{CLUSTER, DISK, KNOWN_START, START, disk_of};
+use super::{Address, Household, MESSAGE_BYTES_MAX, Standings};
+use crate::raft::{CallError, ReplicaId};
+use futures_util::stream::poll_fn;
+use logd_proto::rpc::PROTOCOL_VERSION_MIN;
+use logd_proto::rpc::v1::broker_client::BrokerClient;
+use logd_proto::rpc::v1::envelope::Body;
+use logd_proto::rpc::v1::group_message::Kind;
+use logd_proto::rpc::v1::{Envelope, IdentifyRequest, Ping};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Streaming};
+use tracing::{debug, info, warn};
+
+/// A ping goes out this often.
+const PING_EVERY: Duration = Duration::from_millis(200);
+
+/// A peer that has said nothing for this long is dead to us.
+const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// Pauses between two dials: short after a loss, so that a restart is noticed; longer for one who stays away.
+const REDIAL_MIN: Duration = Duration::from_millis(50);
+const REDIAL_MAX: Duration = Duration::from_secs(1);
+
+/// How long an introduction may take.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+
+/// Calls that wait to be written.
+const CALLS: usize = 1_024;
+
+/// How it stands with a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Not heard of yet.
+    Unknown,
+    /// It answers. The number tells one connection from the next.
+    Alive {
+        connection: u64,
+    },
+    Dead {
+        why: String,
+    },
+}
+
+impl Standing {
+    pub fn is_alive(&self) -> bool {
+        matches!(self, Standing::Alive { .. })
+    }
+}
+
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Body>>>>;
+
+/// The open connection: where calls are written, and who waits for answers.
+#[derive(Clone)]
+struct Lanes {
+    urgent: mpsc::Sender<Envelope>,
+    bulk: mpsc::Sender<Envelope>,
+    waiting: Waiting,
+}
+
+/// What calls of one peer share.
+pub(super) struct Caller {
+    to: ReplicaId,
+    next: AtomicU64,
+    lanes: watch::Sender<Result<Lanes, String>>,
+}
+
+/// One peer. Dropping it hangs up.
+pub(super) struct Link {
+    address: Address,
+    caller: Arc<Caller>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+        let why = "it is no broker of this cluster any more".to_owned();
+        drop(self.caller.lanes.send_replace(Err(why)));
+    }
+}
+
+impl Link {
+    pub fn open(
+        to: ReplicaId,
+        address: Address,
+        household: Arc<dyn Household>,
+        standings: watch::Sender<Standings>,
+    ) -> Self {
+        let caller = Arc::new(Caller {
+            to,
+            next: AtomicU64::new(1),
+            lanes: watch::channel(Err("not connected yet".to_owned())).0,
+        });
+        standings.send_modify(|s| {
+            s.insert(to, Standing::Unknown);
+        });
+        let dialler = Dialler {
+            address: address.clone(),
+            caller: caller.clone(),
+            household,
+            standings,
+        };
+        Self {
+            address,
+            caller,
+            task: tokio::spawn(dialler.run()),
+        }
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub fn caller(&self) -> Arc<Caller> {
+        self.caller.clone()
+    }
+}
+
+impl Caller {
+    pub async fn call(&self, body: Body, patience: Duration) -> Result<Body, CallError> {
+        let to = self.to;
+        let unreachable = |why: String| CallError::Unreachable { to, why };
+        let lanes = self.lanes.borrow().clone().map_err(unreachable)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answered, answer) = oneshot::channel();
+        lanes.waiting.lock().insert(id, answered);
+        // However this call ends, nobody waits for its answer any more.
+        let _forget = Forget(lanes.waiting.clone(), id);
+        let lane = if is_bulk(&body) {
+            &lanes.bulk
+        } else {
+            &lanes.urgent
+        };
+        let envelope = Envelope {
+            id,
+            body: Some(body),
+        };
+        let lost = || unreachable("the connection was lost".into());
+        let exchange = async {
+            lane.send(envelope).await.map_err(|_| lost())?;
+            answer.await.map_err(|_| lost())
+        };
+        match tokio::time::timeout(patience, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::TimedOut { to, patience }),
+        }
+    }
+}
+
+struct Forget(Waiting, u64);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+fn is_bulk(body: &Body) -> bool {
+    let Body::Group(message) = body else {
+        return false;
+    };
+    match &message.kind {
+        Some(Kind::Append(append)) => !append.entries.is_empty(),
+        Some(Kind::Snapshot(_)) => true,
+        _ => false,
+    }
+}
+
+struct Dialler {
+    address: Address,
+    caller: Arc<Caller>,
+    household: Arc<dyn Household>,
+    standings: watch::Sender<Standings>,
+}
+
+impl Dialler {
+    async fn run(self) {
+        let mut pause = REDIAL_MIN;
+        for connection in 1.. {
+            let why = match self.dial().await {
+                Ok((lanes, answers)) => {
+                    pause = REDIAL_MIN;
+                    let why = self.keep(connection, lanes, answers).await;
+                    info!(
+                        node = self.address.node_id,
+                        address = self.address.rpc,
+                        why,
+                        "a peer's connection ended"
+                    );
+                    // It may only have been the connection: dial at once, and see who accepts.
+                    self.hang_up(&why);
+                    continue;
+                }
+                Err(why) => why,
+            };
+            self.hang_up(&why);
+            self.stands(Standing::Dead { why });
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(REDIAL_MAX);
+        }
+    }
+
+    fn hang_up(&self, why: &str) {
+        // Dropping the lanes' senders ends the exchanges; dropping the waiters' ends their calls.
+        if let Ok(lanes) = self.caller.lanes.send_replace(Err(why.to_owned())) {
+            lanes.waiting.lock().clear();
+        }
+    }
+
+    fn stands(&self, now: Standing) {
+        self.standings.send_if_modified(|all| {
+            let before = all.insert(self.caller.to, now.clone());
+            if before.as_ref() == Some(&now) {
+                return false;
+            }
+            match &now {
+                Standing::Alive { .. } => info!(node = self.address.node_id, "peer is alive"),
+                Standing::Dead { why }
+                    if before.is_none_or(|b| !matches!(b, Standing::Dead { .. })) =>
+                {
+                    warn!(
+                        node = self.address.node_id,
+                        address = self.address.rpc,
+                        why,
+                        "peer is dead"
+                    );
+                }
+                _ => {}
+            }
+            true
+        });
+    }
+
+    /// Connects, sees who is there, and opens both lanes.
+    async fn dial(&self) -> Result<(Lanes, [Streaming<Envelope>; 2]), String> {
+        self.introduce().await?;
+        let channel = endpoint(&self.address.rpc)
+            .map_err(|e| e.to_string())?
+            .connect()
+            .await
+            .map_err(|e| root_cause(&e))?;
+        let (urgent, to_urgent) = mpsc::channel(CALLS);
+        let (bulk, to_bulk) = mpsc::channel(CALLS);
+        let opened = async {
+            let urgent = self.exchange(channel.clone(), to_urgent).await?;
+            let bulk = self.exchange(channel, to_bulk).await?;
+            Ok::<_, String>([urgent, bulk])
+        };
+        let answers = tokio::time::timeout(INTRODUCTION, opened)
+            .await
+            .map_err(|_| format!("no exchange within {INTRODUCTION:?}"))??;
+        let lanes = Lanes {
+            urgent,
+            bulk,
+            waiting: Waiting::default(),
+        };
+        Ok((lanes, answers))
+    }
+
+    /// Whoever answers must be the disk that is meant, of our cluster, and speak our protocol.
+    async fn introduce(&self) -> Result<(), String> {
+        let us = self.household.identity();
+        let said = |e: RpcError| e.to_string();
+        let client = Client::connect(&self.address.rpc).await.map_err(said)?;
+        let request = IdentifyRequest {
+            caller: Some(us.clone()),
+        };
+        let answer = client.identify(request, INTRODUCTION).await.map_err(said)?;
+        let them = answer.broker.ok_or("it does not say who it is")?;
+        if them.cluster_id != us.cluster_id {
+            return Err(format!(
+                "it belongs to cluster `{}`, we to `{}`",
+                them.cluster_id, us.cluster_id
+            ));
+        }
+        if disk_of(&them) != Some(self.caller.to) {
+            return Err("another disk answers at its address".into());
+        }
+        if them.protocol_version < PROTOCOL_VERSION_MIN {
+            return Err(format!(
+                "it speaks version {} of the protocol, we need {PROTOCOL_VERSION_MIN}",
+                them.protocol_version
+            ));
+        }
+        if them.start < self.household.known_start(self.caller.to) {
+            return Err("its disk is an older copy of the one we know".into());
+        }
+        self.household.known_of_us(answer.known_start);
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        channel: Channel,
+        mut calls: mpsc::Receiver<Envelope>,
+    ) -> Result<Streaming<Envelope>, String> {
+        let us = self.household.identity();
+        let mut request = Request::new(poll_fn(move |cx| calls.poll_recv(cx)));
+        let known = self.household.known_start(self.caller.to);
+        let ours = disk_of(&us).unwrap_or(0);
+        for (name, value) in [
+            (CLUSTER, us.cluster_id),
+            (DISK, ours.to_string()),
+            (START, us.start.to_string()),
+            (KNOWN_START, known.to_string()),
+        ] {
+            let value = value
+                .parse()
+                .map_err(|_| format!("{name} is no header value"))?;
+            request.metadata_mut().insert(name, value);
+        }
+        let mut client = BrokerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        match client.exchange(request).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(status.message().to_owned()),
+        }
+    }
+
+    /// Hands out answers and pings until the connection ends; says why it did.
+    async fn keep(
+        &self,
+        connection: u64,
+        lanes: Lanes,
+        [mut urgent, mut bulk]: [Streaming<Envelope>; 2],
+    ) -> String {
+        let start = self.household.identity().start;
+        let waiting = lanes.waiting.clone();
+        let pings = lanes.urgent.clone();
+        drop(self.caller.lanes.send_replace(Ok(lanes)));
+        let mut ticks = tokio::time::interval(PING_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut heard, mut ticked) = (Instant::now(), Instant::now());
+        loop {
+            let answer = tokio::select! {
+                answer = urgent.message() => answer,
+                answer = bulk.message() => answer,
+                _ = ticks.tick() => {
+                    // A process that was stopped for a while has heard nobody, and must not blame them.
+                    if ticked.elapsed() > SILENCE / 2 {
+                        heard = Instant::now();
+                    }
+                    ticked = Instant::now();
+                    if heard.elapsed() > SILENCE {
+                        let why = format!("silent for {SILENCE:?}");
+                        self.stands(Standing::Dead { why: why.clone() });
+                        return why;
+                    }
+                    let body = Some(Body::Ping(Ping { start }));
+                    // Nobody waits for the answer: that something is heard is enough. A full lane is traffic enough.
+                    let _ = pings.try_send(Envelope { id: 0, body });
+                    continue;
+                }
+            };
+            match answer {
+                Ok(Some(envelope)) => {
+                    heard = Instant::now();
+                    self.stands(Standing::Alive { connection });
+                    let waiter = waiting.lock().remove(&envelope.id);
+                    match (waiter, envelope.body) {
+                        (Some(waiter), Some(body)) => drop(waiter.send(body)),
+                        _ if envelope.id == 0 => {}
+                        _ => debug!(id = envelope.id, "an answer nobody waits for any more"),
+                    }
+                }
+                Ok(None) => return "the peer ended it".into(),
+                Err(status) => return status.message().to_owned(),
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What peers ask of us: the gRPC service.
+//!
+//! Invariant: an exchange is opened only to a broker of our own cluster whose disk is not an older
+//! copy of one we know.
+
+use super::{Served, replica_of};
+use crate::raft::ReplicaId;
+use futures_util::stream::poll_fn;
+use futures_util::{Stream, StreamExt};
+use logd_proto::rpc::v1::broker_server::Broker;
+use logd_proto::rpc::v1::envelope::Body;
+use logd_proto::rpc::v1::{
+    Done, Envelope, GroupMessage, IdentifyRequest, IdentifyResponse, Identity, JoinRequest,
+    JoinResponse, ProposeRequest, ProposeResponse,
+};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info};
+
+/// Messages of one exchange that are being worked on; beyond it the peer's stream is not read.
+const AT_ONCE: usize = 4_096;
+
+/// Answers that wait to be written.
+const ANSWERS: usize = 1_024;
+
+/// Who opens an exchange says so in these headers.
+pub(super) const CLUSTER: &str = "logd-cluster";
+pub(super) const DISK: &str = "logd-disk";
+pub(super) const START: &str = "logd-start";
+/// The last start of the called broker that the caller knows of.
+pub(super) const KNOWN_START: &str = "logd-known-start";
+
+pub(super) struct Service(Served);
+
+impl Service {
+    pub fn new(served: Served) -> Self {
+        Self(served)
+    }
+
+    fn admit(&self, headers: &MetadataMap) -> Result<ReplicaId, Status> {
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        let number = |name: &str| text(name).and_then(|v| v.parse::<u64>().ok());
+        let ours = self.0.household.identity().cluster_id;
+        let theirs = text(CLUSTER).unwrap_or_default();
+        if ours.is_empty() || ours != theirs {
+            let why = format!("you belong to cluster `{theirs}`, this broker to `{ours}`");
+            return Err(Status::failed_precondition(why));
+        }
+        let (Some(disk), Some(start)) = (number(DISK), number(START)) else {
+            return Err(Status::invalid_argument(
+                "who calls? disk and start are missing",
+            ));
+        };
+        let known = self.0.household.known_start(disk);
+        if start < known {
+            let why = format!(
+                "start {start} of this disk is over, start {known} has been seen: the disk is an older copy"
+            );
+            return Err(Status::failed_precondition(why));
+        }
+        self.0
+            .household
+            .known_of_us(number(KNOWN_START).unwrap_or(0));
+        Ok(disk)
+    }
+}
+
+/// What a peer's identity says about its disk.
+pub(super) fn disk_of(identity: &Identity) -> Option<ReplicaId> {
+    let bytes = <[u8; 16]>::try_from(&identity.disk_incarnation[..]).ok()?;
+    Some(replica_of(u128::from_be_bytes(bytes)))
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Broker for Service {
+    async fn identify(
+        &self,
+        request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
+        let caller = request.into_inner().caller;
+        let disk = caller.as_ref().and_then(disk_of);
+        let known_start = disk.map_or(0, |disk| self.0.household.known_start(disk));
+        Ok(Response::new(IdentifyResponse {
+            broker: Some(self.0.household.identity()),
+            known_start,
+        }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let answer = self.0.household.join(request.into_inner()).await;
+        Ok(Response::new(answer))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeResponse>, Status> {
+        let answer = self.0.household.propose(request.into_inner()).await;
+        Ok(Response::new(answer))
+    }
+
+    type ExchangeStream = Answers;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<Envelope>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let disk = self.admit(request.metadata())?;
+        let (answers, mut written) = mpsc::channel(ANSWERS);
+        info!(disk, "a peer opened an exchange");
+        tokio::spawn(read(self.0.clone(), request.into_inner(), answers));
+        let written = poll_fn(move |cx| written.poll_recv(cx)).map(Ok);
+        Ok(Response::new(Box::pin(written)))
+    }
+}
+
+/// Reads until the peer is gone. Every message is worked on beside the others: a group's own order is
+/// kept by the sender, who waits for an answer before it sends what depends on it.
+async fn read(served: Served, mut from: Streaming<Envelope>, answers: mpsc::Sender<Envelope>) {
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let envelope = match from.message().await {
+            Ok(Some(envelope)) => envelope,
+            Ok(None) => return,
+            Err(status) => {
+                debug!(%status, "an exchange ended");
+                return;
+            }
+        };
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return;
+        };
+        let (id, answers) = (envelope.id, answers.clone());
+        let answer = move |body| Envelope {
+            id,
+            body: Some(body),
+        };
+        match envelope.body {
+            Some(Body::Group(message)) => {
+                let taken = served.exchange.deliver(message);
+                tokio::spawn(async move {
+                    let kind = Some(taken.await);
+                    let body = Body::Group(GroupMessage {
+                        kind,
+                        ..GroupMessage::default()
+                    });
+                    // The peer may be gone.
+                    let _ = answers.send(answer(body)).await;
+                    drop(permit);
+                });
+            }
+            Some(Body::Leaders(leaders)) => {
+                served.household.leaders(leaders);
+                let _ = answers.send(answer(Body::Done(Done {}))).await;
+            }
+            Some(Body::Ping(_) | Body::Done(_)) | None => {
+                let _ = answers.send(answer(Body::Done(Done {}))).await;
+            }
+        }
+    }
+}
