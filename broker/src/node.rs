@@ -6,13 +6,14 @@
 use crate::admin::{AdminListener, Health, Phase};
 use crate::api::{Api, Services, Settings};
 use crate::cluster::{
-    self, BrokerSpec, Claims, Cluster, Door, Leaders, Reconciler, SpecOf, Surroundings, Topic,
+    self, BrokerSpec, Claims, Cluster, Door, Leaders, Reconciler, SpecOf, Surroundings, Takeover,
+    Topic,
 };
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
 use crate::partition::{Clock, Registry, Spec, keep_retention};
-use crate::peers::{Peers, RpcListener, Served};
+use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
 use crate::topic_config::TopicDefaults;
@@ -134,14 +135,17 @@ impl Node {
         let identity = disk.identity();
         let seeds = config.node.seeds.clone();
         let door = Door::new(identity.id, identity.start, seeds, leaders.clone());
-        let exchange = Exchange::default();
+        let hearing = Hearing::default();
+        let heard = hearing.clone();
+        let exchange = Exchange::new(Arc::new(move |disk| heard.hears(disk)));
         let served = Served {
             household: door.clone(),
+            hearing: hearing.clone(),
             exchange: exchange.clone(),
         };
         // Before this broker belongs to a cluster: forming one takes answers from everybody.
         spawn_rpc(rpc, served, &stop, &mut tasks);
-        let peers = Peers::new(door.clone());
+        let peers = Peers::new(door.clone(), hearing.clone());
         let links = Links {
             transport: Arc::new(peers.clone()),
             exchange,
@@ -157,7 +161,7 @@ impl Node {
         };
         let cluster = cluster::start(broker_spec(&config, &disk, &bound), around).await?;
         let claims = Arc::new(Claims::default());
-        let spec = partition_spec(&config, &cluster, &claims, links);
+        let spec = partition_spec(&config, &cluster, &claims, links, hearing);
         let data_dir = config.node.data_dir.clone();
         tasks.spawn(cluster::follow_brokers(cluster.clone(), data_dir));
         tasks.spawn(cluster::keep_metadata_members(cluster.clone()));
@@ -172,6 +176,11 @@ impl Node {
             done,
         };
         reconciler.round(&cluster.view()).await;
+        let takeover = Takeover {
+            cluster: cluster.clone(),
+            registry: registry.clone(),
+        };
+        tasks.spawn(takeover.run());
         wait_until_serving(&registry).await;
         tasks.spawn(reconciler.run());
         let clock: Clock = Arc::new(now_ms);
@@ -441,7 +450,9 @@ fn partition_spec(
     cluster: &Arc<Cluster>,
     claims: &Arc<Claims>,
     links: Links,
+    hearing: Hearing,
 ) -> SpecOf {
+    let heard_by: crate::partition::HeardBy = Arc::new(move |disk| hearing.is_heard_by(disk));
     let t = &config.topics;
     let defaults = TopicDefaults {
         max_message_bytes: t.max_message_bytes,
@@ -459,8 +470,10 @@ fn partition_spec(
         index,
         replica: cluster.disk(),
         node_of: node_of.clone(),
-        founders: topic.founded_by(&cluster.view(), index, cluster.disk()),
-        timers: Timers::Own,
+        founders: topic.founders(&cluster.view(), index),
+        founds: topic.founder(&cluster.view(), index) == Some(cluster.disk()),
+        heard_by: heard_by.clone(),
+        timers: Timers::None,
         links: links.clone(),
         on_role: {
             let (claims, id) = (claims.clone(), topic.id);

@@ -70,7 +70,7 @@ pub struct Cluster {
     view: View,
     pub(super) peers: Peers,
     leaders: Arc<Leaders>,
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     defaults: (i32, i16),
     /// Next id and end of the block this broker was given.
     producer_ids: Mutex<std::ops::Range<i64>>,
@@ -218,7 +218,9 @@ impl Cluster {
                 Ok((answer, response.index))
             }
             Ok(response) if response.retriable => Err(not_leader),
-            Err(RpcError::Unreachable { .. } | RpcError::Address(_)) => Err(not_leader),
+            Err(
+                RpcError::Unreachable { .. } | RpcError::NobodyThere { .. } | RpcError::Address(_),
+            ) => Err(not_leader),
             Ok(_) | Err(RpcError::TimedOut { .. } | RpcError::Refused { .. }) => {
                 Err(ProposeError::Unknown)
             }

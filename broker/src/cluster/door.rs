@@ -201,6 +201,13 @@ impl Household for Door {
         })
     }
 
+    fn outlooks(&self, orphans: rpc::Orphans) -> rpc::Outlooks {
+        match self.cluster() {
+            Some(cluster) => super::takeover::outlooks(&cluster, &orphans),
+            None => rpc::Outlooks::default(),
+        }
+    }
+
     fn leaders(&self, leaders: rpc::Leaders) {
         self.leaders.note(leaders);
     }

@@ -190,7 +190,7 @@ pub async fn publish(leaders: Arc<Leaders>, me: i32, peers: Peers) {
         told.retain(|disk, _| now.contains_key(disk));
         let mut telling = Vec::new();
         for (disk, standing) in &now {
-            let Standing::Alive { connection } = *standing else {
+            let Standing::Alive { connection, .. } = *standing else {
                 continue;
             };
             let known = told.get(disk).filter(|t| t.connection == connection);

@@ -16,6 +16,7 @@ mod plan;
 mod reconcile;
 mod start;
 mod state;
+mod takeover;
 mod voters;
 
 pub use card::{Card, CardError};
@@ -33,3 +34,4 @@ pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
     TopicRecord,
 };
+pub use takeover::Takeover;

@@ -185,13 +185,12 @@ impl Topic {
         replicas.into_iter().flatten().filter_map(disk).collect()
     }
 
-    /// The first voters, if this disk is the one that founds the group: the preferred leader's.
-    pub fn founded_by(&self, state: &ClusterState, index: i32, disk: u64) -> Option<BTreeSet<u64>> {
+    /// The disk that founds a partition's group: the preferred leader's.
+    pub fn founder(&self, state: &ClusterState, index: i32) -> Option<u64> {
         let replicas = self.partitions.get(usize::try_from(index).ok()?)?;
         let first = replicas.first()?;
         let recorded = self.disks.get(first).copied();
-        let founder = recorded.or_else(|| Some(state.brokers.get(first)?.replica))?;
-        (founder == disk).then(|| self.founders(state, index))
+        recorded.or_else(|| Some(state.brokers.get(first)?.replica))
     }
 }
 

@@ -22,7 +22,10 @@ pub use replica::Clock;
 pub use retention::keep as keep_retention;
 
 use crate::metrics::{self, TopicTraffic};
-use crate::raft::{Group, GroupSpec, Links, Members, OnRole, OpenError, ReplicaId, Role, Timers};
+use crate::raft::{
+    Group, GroupSpec, Links, Members, OnRole, OpenError, Outlook, ProposeError, ReplicaId, Role,
+    Timers,
+};
 use crate::topic_config::TopicConfig;
 use append::Queue;
 use bytes::Bytes;
@@ -67,6 +70,9 @@ pub struct EpochEnd {
 /// Which broker a disk belongs to, if any.
 pub type NodeOf = Arc<dyn Fn(ReplicaId) -> Option<i32> + Send + Sync>;
 
+/// Whether a disk's broker has heard this one a moment ago, so that it votes for nobody against it.
+pub type HeardBy = Arc<dyn Fn(ReplicaId) -> bool + Send + Sync>;
+
 /// What opening a partition needs.
 pub struct Spec {
     pub topic_id: Uuid,
@@ -75,8 +81,12 @@ pub struct Spec {
     pub replica: ReplicaId,
     /// Which broker a disk belongs to.
     pub node_of: NodeOf,
-    /// The first voters, if this replica is to found the group.
-    pub founders: Option<BTreeSet<ReplicaId>>,
+    /// The group's first voters.
+    pub founders: BTreeSet<ReplicaId>,
+    /// Whether it is this replica that founds the group.
+    pub founds: bool,
+    /// Whether a voter has heard this broker a moment ago.
+    pub heard_by: HeardBy,
     pub timers: Timers,
     pub links: Links,
     pub on_role: OnRole,
@@ -89,7 +99,10 @@ pub struct Partition {
     topic_id: Uuid,
     topic: String,
     index: i32,
+    replica: ReplicaId,
+    founders: BTreeSet<ReplicaId>,
     node_of: NodeOf,
+    heard_by: HeardBy,
     config: RwLock<Arc<TopicConfig>>,
     disk: Disk,
     log: Log,
@@ -126,7 +139,7 @@ impl Partition {
         let group = GroupSpec {
             name: format!("{}-{}", spec.topic, spec.index),
             replica: spec.replica,
-            founders: spec.founders,
+            founders: spec.founds.then(|| spec.founders.clone()),
             stamp: stamp_batch,
             timers: spec.timers,
             links: spec.links,
@@ -138,7 +151,10 @@ impl Partition {
             topic_id: spec.topic_id,
             topic: spec.topic,
             index: spec.index,
+            replica: spec.replica,
+            founders: spec.founders,
             node_of: spec.node_of,
+            heard_by: spec.heard_by,
             config: RwLock::new(spec.config),
             disk,
             log,
@@ -180,6 +196,70 @@ impl Partition {
     /// The group's members, and how far followers are if this replica leads.
     pub fn members(&self) -> Members {
         self.group.members()
+    }
+
+    /// What this replica can say about the group's leadership.
+    pub fn outlook(&self) -> Outlook {
+        self.group.outlook()
+    }
+
+    /// A disk has restarted, or says itself that it does not lead.
+    pub fn abandoned_by(&self, leader: ReplicaId) {
+        self.group.abandoned_by(leader);
+    }
+
+    /// True if this disk is one that the group was to be born with, and nobody has written to it yet.
+    pub fn may_found(&self) -> bool {
+        let bounds = self.log.bounds();
+        self.founders.contains(&self.replica) && bounds.last.is_none() && bounds.purged.is_none()
+    }
+
+    /// Founds the group in place of its founder, which is gone.
+    ///
+    /// # Errors
+    /// If it is founded already, or the group has stopped.
+    pub async fn found_late(&self) -> Result<(), ProposeError> {
+        self.group.found_late(self.founders.clone()).await
+    }
+
+    /// Asks for the votes of a group that has no leader any more.
+    ///
+    /// # Errors
+    /// If somebody was elected meanwhile, or the group has stopped.
+    pub async fn take_over(&self) -> Result<(), ProposeError> {
+        self.group.take_over().await
+    }
+
+    /// Lets `to` be elected at once.
+    ///
+    /// # Errors
+    /// If the group has stopped.
+    pub async fn make_way(&self, to: ReplicaId) -> Result<(), ProposeError> {
+        self.group.make_way(to).await
+    }
+
+    /// Hands leadership to the voter that is furthest on, of those that pass.
+    ///
+    /// # Errors
+    /// If there is none, or it does not take over.
+    pub async fn hand_over(&self, passes: impl Fn(ReplicaId) -> bool) -> Result<(), ProposeError> {
+        let members = self.group.members();
+        let others = members.voters.iter().filter(|v| **v != self.replica);
+        let heir = others
+            .filter(|v| passes(**v))
+            .min_by_key(|v| members.lag(**v));
+        match heir {
+            Some(heir) => self.group.hand_over(*heir).await,
+            None => Err(ProposeError::ChangeRefused(
+                "no other voter is there".into(),
+            )),
+        }
+    }
+
+    /// True if we lead, and a majority has heard us a moment ago: nobody else can have been elected.
+    pub fn is_current(&self) -> bool {
+        let heard = |voter| voter == self.replica || (self.heard_by)(voter);
+        self.leadership().serving && self.group.has_majority(heard)
     }
 
     /// Wakes whenever [`Partition::leadership`] may have changed.
@@ -227,10 +307,7 @@ impl Partition {
     ///
     /// # Errors
     /// When the deadline passes first.
-    pub async fn serving(
-        &self,
-        deadline: std::time::Duration,
-    ) -> Result<(), crate::raft::ProposeError> {
+    pub async fn serving(&self, deadline: std::time::Duration) -> Result<(), ProposeError> {
         self.group.serving(deadline).await.map(drop)
     }
 

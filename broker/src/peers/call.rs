@@ -23,6 +23,8 @@ pub enum RpcError {
     Address(String),
     #[error("{address} cannot be reached: {why}")]
     Unreachable { address: String, why: String },
+    #[error("{address} refuses connections: nobody is there")]
+    NobodyThere { address: String },
     #[error("{address} did not answer within {patience:?}")]
     TimedOut { address: String, patience: Duration },
     #[error("{address} answers {why}")]
@@ -46,13 +48,19 @@ pub(super) fn windows(server: tonic::transport::Server) -> tonic::transport::Ser
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
 
-/// The reason under the reasons: what the operating system said.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+/// Why nobody answers at an address, from the reason under the reasons.
+pub(super) fn unreachable(address: &str, error: &(dyn std::error::Error + 'static)) -> RpcError {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    let address = address.to_owned();
+    let io = cause.downcast_ref::<std::io::Error>();
+    if io.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
+        return RpcError::NobodyThere { address };
+    }
+    let why = cause.to_string();
+    RpcError::Unreachable { address, why }
 }
 
 /// A connection for single calls.
@@ -67,10 +75,7 @@ impl Client {
     /// If nobody accepts at the address.
     pub async fn connect(address: &str) -> Result<Self, RpcError> {
         let channel = endpoint(address)?.connect().await;
-        let channel = channel.map_err(|e| RpcError::Unreachable {
-            address: address.to_owned(),
-            why: root_cause(&e),
-        })?;
+        let channel = channel.map_err(|e| unreachable(address, &e))?;
         let broker = BrokerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Self {
             address: address.to_owned(),

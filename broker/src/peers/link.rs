@@ -5,7 +5,8 @@
 //! A peer is dead when its connection ended and nobody accepts a new one, or when it has been silent
 //! for [`SILENCE`]; it is alive again when it has answered a ping.
 
-use super::call::{Client, RpcError, endpoint, root_cause};
+use super::call::{Client, RpcError, endpoint, unreachable};
+use super::hearing::{Hearing, SILENCE};
 use super::server::{CLUSTER, DISK, KNOWN_START, START, disk_of};
 use super::{Address, Household, MESSAGE_BYTES_MAX, Standings};
 use crate::raft::{CallError, ReplicaId};
@@ -30,9 +31,6 @@ use tracing::{debug, info, warn};
 /// A ping goes out this often.
 const PING_EVERY: Duration = Duration::from_millis(200);
 
-/// A peer that has said nothing for this long is dead to us.
-const SILENCE: Duration = Duration::from_millis(1_500);
-
 /// Pauses between two dials: short after a loss, so that a restart is noticed; longer for one who stays away.
 const REDIAL_MIN: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(1);
@@ -48,9 +46,10 @@ const CALLS: usize = 1_024;
 pub enum Standing {
     /// Not heard of yet.
     Unknown,
-    /// It answers. The number tells one connection from the next.
+    /// It answers. The connection's number tells one from the next; its start, one process from the next.
     Alive {
         connection: u64,
+        start: u64,
     },
     Dead {
         why: String,
@@ -101,6 +100,7 @@ impl Link {
         address: Address,
         household: Arc<dyn Household>,
         standings: watch::Sender<Standings>,
+        hearing: Hearing,
     ) -> Self {
         let caller = Arc::new(Caller {
             to,
@@ -115,6 +115,7 @@ impl Link {
             caller: caller.clone(),
             household,
             standings,
+            hearing,
         };
         Self {
             address,
@@ -187,16 +188,25 @@ struct Dialler {
     caller: Arc<Caller>,
     household: Arc<dyn Household>,
     standings: watch::Sender<Standings>,
+    hearing: Hearing,
+}
+
+/// An open connection to a peer.
+struct Opened {
+    lanes: Lanes,
+    answers: [Streaming<Envelope>; 2],
+    /// The peer's start.
+    start: u64,
 }
 
 impl Dialler {
     async fn run(self) {
         let mut pause = REDIAL_MIN;
         for connection in 1.. {
-            let why = match self.dial().await {
-                Ok((lanes, answers)) => {
+            let error = match self.dial().await {
+                Ok(opened) => {
                     pause = REDIAL_MIN;
-                    let why = self.keep(connection, lanes, answers).await;
+                    let why = self.keep(connection, opened).await;
                     info!(
                         node = self.address.node_id,
                         address = self.address.rpc,
@@ -207,8 +217,13 @@ impl Dialler {
                     self.hang_up(&why);
                     continue;
                 }
-                Err(why) => why,
+                Err(error) => error,
             };
+            if matches!(error, RpcError::NobodyThere { .. }) {
+                // Its process has ended, so nothing that it said counts any more.
+                self.hearing.gone(self.caller.to);
+            }
+            let why = error.to_string();
             self.hang_up(&why);
             self.stands(Standing::Dead { why });
             tokio::time::sleep(pause).await;
@@ -248,13 +263,11 @@ impl Dialler {
     }
 
     /// Connects, sees who is there, and opens both lanes.
-    async fn dial(&self) -> Result<(Lanes, [Streaming<Envelope>; 2]), String> {
-        self.introduce().await?;
-        let channel = endpoint(&self.address.rpc)
-            .map_err(|e| e.to_string())?
-            .connect()
-            .await
-            .map_err(|e| root_cause(&e))?;
+    async fn dial(&self) -> Result<Opened, RpcError> {
+        let start = self.introduce().await?;
+        let address = &self.address.rpc;
+        let channel = endpoint(address)?.connect().await;
+        let channel = channel.map_err(|e| unreachable(address, &e))?;
         let (urgent, to_urgent) = mpsc::channel(CALLS);
         let (bulk, to_bulk) = mpsc::channel(CALLS);
         let opened = async {
@@ -262,47 +275,56 @@ impl Dialler {
             let bulk = self.exchange(channel, to_bulk).await?;
             Ok::<_, String>([urgent, bulk])
         };
-        let answers = tokio::time::timeout(INTRODUCTION, opened)
-            .await
-            .map_err(|_| format!("no exchange within {INTRODUCTION:?}"))??;
+        let answers = tokio::time::timeout(INTRODUCTION, opened).await;
+        let answers = answers.map_err(|_| RpcError::TimedOut {
+            address: address.clone(),
+            patience: INTRODUCTION,
+        })?;
+        let answers = answers.map_err(|why| self.unfit(why))?;
         let lanes = Lanes {
             urgent,
             bulk,
             waiting: Waiting::default(),
         };
-        Ok((lanes, answers))
+        Ok(Opened {
+            lanes,
+            answers,
+            start,
+        })
     }
 
-    /// Whoever answers must be the disk that is meant, of our cluster, and speak our protocol.
-    async fn introduce(&self) -> Result<(), String> {
+    fn unfit(&self, why: String) -> RpcError {
+        let address = self.address.rpc.clone();
+        RpcError::Refused { address, why }
+    }
+
+    /// Whoever answers must be the disk that is meant, of our cluster, and speak our protocol. Says its start.
+    async fn introduce(&self) -> Result<u64, RpcError> {
         let us = self.household.identity();
-        let said = |e: RpcError| e.to_string();
-        let client = Client::connect(&self.address.rpc).await.map_err(said)?;
+        let client = Client::connect(&self.address.rpc).await?;
         let request = IdentifyRequest {
             caller: Some(us.clone()),
         };
-        let answer = client.identify(request, INTRODUCTION).await.map_err(said)?;
-        let them = answer.broker.ok_or("it does not say who it is")?;
+        let answer = client.identify(request, INTRODUCTION).await?;
+        let them = answer.broker.unwrap_or_default();
         if them.cluster_id != us.cluster_id {
-            return Err(format!(
-                "it belongs to cluster `{}`, we to `{}`",
-                them.cluster_id, us.cluster_id
-            ));
+            let (theirs, ours) = (them.cluster_id, us.cluster_id);
+            return Err(self.unfit(format!("it belongs to cluster `{theirs}`, we to `{ours}`")));
         }
         if disk_of(&them) != Some(self.caller.to) {
-            return Err("another disk answers at its address".into());
+            return Err(self.unfit("another disk answers at its address".into()));
         }
         if them.protocol_version < PROTOCOL_VERSION_MIN {
-            return Err(format!(
-                "it speaks version {} of the protocol, we need {PROTOCOL_VERSION_MIN}",
-                them.protocol_version
-            ));
+            let theirs = them.protocol_version;
+            return Err(self.unfit(format!(
+                "it speaks version {theirs} of the protocol, we need {PROTOCOL_VERSION_MIN}"
+            )));
         }
         if them.start < self.household.known_start(self.caller.to) {
-            return Err("its disk is an older copy of the one we know".into());
+            return Err(self.unfit("its disk is an older copy of the one we know".into()));
         }
         self.household.known_of_us(answer.known_start);
-        Ok(())
+        Ok(them.start)
     }
 
     async fn exchange(
@@ -335,19 +357,21 @@ impl Dialler {
     }
 
     /// Hands out answers and pings until the connection ends; says why it did.
-    async fn keep(
-        &self,
-        connection: u64,
-        lanes: Lanes,
-        [mut urgent, mut bulk]: [Streaming<Envelope>; 2],
-    ) -> String {
-        let start = self.household.identity().start;
+    async fn keep(&self, connection: u64, opened: Opened) -> String {
+        let Opened {
+            lanes,
+            answers: [mut urgent, mut bulk],
+            start,
+        } = opened;
+        let ours = self.household.identity().start;
         let waiting = lanes.waiting.clone();
         let pings = lanes.urgent.clone();
         drop(self.caller.lanes.send_replace(Ok(lanes)));
         let mut ticks = tokio::time::interval(PING_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut heard, mut ticked) = (Instant::now(), Instant::now());
+        // The ping that is on its way: its number, and when it was sent.
+        let mut pinged: Option<(u64, Instant)> = None;
         loop {
             let answer = tokio::select! {
                 answer = urgent.message() => answer,
@@ -363,20 +387,28 @@ impl Dialler {
                         self.stands(Standing::Dead { why: why.clone() });
                         return why;
                     }
-                    let body = Some(Body::Ping(Ping { start }));
-                    // Nobody waits for the answer: that something is heard is enough. A full lane is traffic enough.
-                    let _ = pings.try_send(Envelope { id: 0, body });
+                    if pinged.is_none() {
+                        let id = self.caller.next.fetch_add(1, Ordering::Relaxed);
+                        let body = Some(Body::Ping(Ping { start: ours }));
+                        let at = Instant::now();
+                        // A lane that is full is tried again at the next tick.
+                        let sent = pings.try_send(Envelope { id, body }).is_ok();
+                        pinged = sent.then_some((id, at));
+                    }
                     continue;
                 }
             };
             match answer {
                 Ok(Some(envelope)) => {
                     heard = Instant::now();
-                    self.stands(Standing::Alive { connection });
+                    if let Some((_, sent)) = pinged.take_if(|(id, _)| *id == envelope.id) {
+                        self.hearing.answered(self.caller.to, sent);
+                        self.stands(Standing::Alive { connection, start });
+                        continue;
+                    }
                     let waiter = waiting.lock().remove(&envelope.id);
                     match (waiter, envelope.body) {
                         (Some(waiter), Some(body)) => drop(waiter.send(body)),
-                        _ if envelope.id == 0 => {}
                         _ => debug!(id = envelope.id, "an answer nobody waits for any more"),
                     }
                 }

@@ -6,11 +6,13 @@
 //! Not here: what messages mean (`raft`, `cluster`), and what a death leads to.
 
 mod call;
+mod hearing;
 mod link;
 mod listener;
 mod server;
 
 pub use call::{Client, RpcError};
+pub use hearing::Hearing;
 pub use link::Standing;
 pub use listener::RpcListener;
 
@@ -20,7 +22,8 @@ use link::Link;
 use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::group_message::Kind;
 use logd_proto::rpc::v1::{
-    GroupMessage, Identity, JoinRequest, JoinResponse, Leaders, ProposeRequest, ProposeResponse,
+    GroupMessage, Identity, JoinRequest, JoinResponse, Leaders, Orphans, Outlooks, ProposeRequest,
+    ProposeResponse,
 };
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -51,6 +54,7 @@ pub trait Household: Send + Sync + 'static {
     fn join(&self, request: JoinRequest) -> BoxFuture<'static, JoinResponse>;
     fn propose(&self, request: ProposeRequest) -> BoxFuture<'static, ProposeResponse>;
     fn leaders(&self, leaders: Leaders);
+    fn outlooks(&self, orphans: Orphans) -> Outlooks;
 }
 
 /// Where a peer is.
@@ -70,6 +74,7 @@ pub struct Peers(Arc<Inner>);
 
 struct Inner {
     household: Arc<dyn Household>,
+    hearing: Hearing,
     links: RwLock<BTreeMap<ReplicaId, Link>>,
     standings: watch::Sender<Standings>,
 }
@@ -83,9 +88,10 @@ impl std::fmt::Debug for Peers {
 }
 
 impl Peers {
-    pub fn new(household: Arc<dyn Household>) -> Self {
+    pub fn new(household: Arc<dyn Household>, hearing: Hearing) -> Self {
         Self(Arc::new(Inner {
             household,
+            hearing,
             links: RwLock::default(),
             standings: watch::channel(Standings::new()).0,
         }))
@@ -98,7 +104,8 @@ impl Peers {
         for (disk, address) in wanted {
             links.entry(*disk).or_insert_with(|| {
                 let (household, standings) = (self.0.household.clone(), self.0.standings.clone());
-                Link::open(*disk, address.clone(), household, standings)
+                let hearing = self.0.hearing.clone();
+                Link::open(*disk, address.clone(), household, standings, hearing)
             });
         }
         self.0.standings.send_if_modified(|standings| {
@@ -124,6 +131,30 @@ impl Peers {
         patience: Duration,
     ) -> Result<(), CallError> {
         self.call_body(to, body, patience).await.map(drop)
+    }
+
+    /// Asks what groups that seem to have no leader look like over there.
+    ///
+    /// # Errors
+    /// As [`Peers::tell`].
+    pub async fn outlooks(
+        &self,
+        of: ReplicaId,
+        orphans: Orphans,
+        patience: Duration,
+    ) -> Result<Outlooks, CallError> {
+        match self.call_body(of, Body::Orphans(orphans), patience).await? {
+            Body::Outlooks(outlooks) => Ok(outlooks),
+            _ => Err(CallError::Refused {
+                to: of,
+                why: "it answers something else".into(),
+            }),
+        }
+    }
+
+    /// How recently we have heard of whom.
+    pub fn hearing(&self) -> &Hearing {
+        &self.0.hearing
     }
 
     fn call_body(
@@ -174,5 +205,6 @@ impl Transport for Peers {
 #[derive(Clone)]
 pub struct Served {
     pub household: Arc<dyn Household>,
+    pub hearing: Hearing,
     pub exchange: Exchange,
 }

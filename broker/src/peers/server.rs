@@ -113,7 +113,7 @@ impl Broker for Service {
         let disk = self.admit(request.metadata())?;
         let (answers, mut written) = mpsc::channel(ANSWERS);
         info!(disk, "a peer opened an exchange");
-        tokio::spawn(read(self.0.clone(), request.into_inner(), answers));
+        tokio::spawn(read(disk, self.0.clone(), request.into_inner(), answers));
         let written = poll_fn(move |cx| written.poll_recv(cx)).map(Ok);
         Ok(Response::new(Box::pin(written)))
     }
@@ -121,7 +121,12 @@ impl Broker for Service {
 
 /// Reads until the peer is gone. Every message is worked on beside the others: a group's own order is
 /// kept by the sender, who waits for an answer before it sends what depends on it.
-async fn read(served: Served, mut from: Streaming<Envelope>, answers: mpsc::Sender<Envelope>) {
+async fn read(
+    disk: ReplicaId,
+    served: Served,
+    mut from: Streaming<Envelope>,
+    answers: mpsc::Sender<Envelope>,
+) {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let envelope = match from.message().await {
@@ -158,7 +163,15 @@ async fn read(served: Served, mut from: Streaming<Envelope>, answers: mpsc::Send
                 served.household.leaders(leaders);
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
-            Some(Body::Ping(_) | Body::Done(_)) | None => {
+            Some(Body::Orphans(orphans)) => {
+                let outlooks = served.household.outlooks(orphans);
+                let _ = answers.send(answer(Body::Outlooks(outlooks))).await;
+            }
+            Some(Body::Ping(_)) => {
+                served.hearing.heard(disk);
+                let _ = answers.send(answer(Body::Done(Done {}))).await;
+            }
+            Some(Body::Done(_) | Body::Outlooks(_)) | None => {
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
         }

@@ -1,9 +1,13 @@
 //! Where messages of other brokers' replicas arrive, and find the group they are for.
 //!
 //! Invariant: a message reaches a group only if it is meant for this disk's replica of it. A group
-//! that is not open (yet, or any more) is said so, and the sender tries again.
+//! that is not open (yet, or any more) is said so, and the sender tries again. A candidate gets no vote
+//! for a group that has no timers of its own while this broker hears that group's leader, unless the
+//! leader itself hands over to it: two brokers that cannot hear each other would else depose each other
+//! for ever.
 //! Not here: bytes and sockets, and who may connect at all (`peers`).
 
+use super::group::{RoleCell, Timers};
 use super::state_machine::{Apply, Machine};
 use super::types::{ReplicaId, TypeConfig};
 use super::wire;
@@ -11,7 +15,8 @@ use futures_util::future::BoxFuture;
 use logd_proto::rpc::v1::group_message::Kind;
 use logd_proto::rpc::v1::{self as rpc, GroupMessage};
 use logd_storage::LogKey;
-use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Raft, ServerState};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,28 +27,50 @@ trait Member: Send + Sync {
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind>;
 }
 
+/// Whether a disk's broker has been heard a moment ago.
+pub type Hears = Arc<dyn Fn(ReplicaId) -> bool + Send + Sync>;
+
 /// This broker's open groups.
-#[derive(Clone, Default)]
-pub struct Exchange(Arc<RwLock<HashMap<LogKey, Arc<dyn Member>>>>);
+#[derive(Clone)]
+pub struct Exchange {
+    groups: Arc<RwLock<HashMap<LogKey, Arc<dyn Member>>>>,
+    hears: Hears,
+}
 
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Exchange({} groups)", self.0.read().len())
+        write!(f, "Exchange({} groups)", self.groups.read().len())
     }
 }
 
 impl Exchange {
+    pub fn new(hears: Hears) -> Self {
+        Self {
+            groups: Arc::default(),
+            hears,
+        }
+    }
+
     pub(super) fn open<A: Apply>(
         &self,
         key: LogKey,
         replica: ReplicaId,
         raft: Raft<TypeConfig, Machine<A>>,
+        role: Arc<RoleCell>,
+        timers: Timers,
     ) {
-        self.0.write().insert(key, Arc::new(Door { replica, raft }));
+        let door = Door {
+            replica,
+            raft,
+            role,
+            timers,
+            hears: self.hears.clone(),
+        };
+        self.groups.write().insert(key, Arc::new(door));
     }
 
     pub(super) fn close(&self, key: &LogKey) {
-        self.0.write().remove(key);
+        self.groups.write().remove(key);
     }
 
     /// Hands a message to its group; the answer is a message too.
@@ -62,7 +89,7 @@ impl Exchange {
             partition: message.partition,
         };
         let kind = message.kind.clone().ok_or("a message of no kind")?;
-        let member = self.0.read().get(&key).cloned();
+        let member = self.groups.read().get(&key).cloned();
         let member = member.ok_or("the group is not open here")?;
         if member.replica() != message.to {
             let (meant, here) = (message.to, member.replica());
@@ -75,6 +102,31 @@ impl Exchange {
 struct Door<A: Apply> {
     replica: ReplicaId,
     raft: Raft<TypeConfig, Machine<A>>,
+    role: Arc<RoleCell>,
+    timers: Timers,
+    hears: Hears,
+}
+
+impl<A: Apply> Door<A> {
+    /// Why a candidate gets no vote here.
+    fn refusal(&self, request: &rpc::VoteRequest) -> Option<String> {
+        let candidate = request.vote.map(|v| v.voted_for);
+        let leader = self.role.elected().filter(|l| Some(*l) != candidate)?;
+        let free =
+            self.timers == Timers::Own || (candidate.is_some() && candidate == self.role.heir());
+        let heard = leader == self.replica && self.leads() || (self.hears)(leader);
+        (!free && heard).then(|| format!("this broker hears the group's leader, disk {leader}"))
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    fn note_heir(&self, request: &rpc::TransferRequest) {
+        if let Some(from) = request.from {
+            self.role.hands_over(from.term, from.voted_for, request.to);
+        }
+    }
 }
 
 impl<A: Apply> Member for Door<A> {
@@ -83,6 +135,15 @@ impl<A: Apply> Member for Door<A> {
     }
 
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind> {
+        match &kind {
+            Kind::Vote(request) => {
+                if let Some(why) = self.refusal(request) {
+                    return Box::pin(std::future::ready(Kind::Refused(why)));
+                }
+            }
+            Kind::Transfer(request) => self.note_heir(request),
+            _ => {}
+        }
         let raft = self.raft.clone();
         Box::pin(async move { answer(&raft, kind).await.unwrap_or_else(Kind::Refused) })
     }

@@ -99,6 +99,10 @@ pub(super) struct RoleCell {
     me: ReplicaId,
     vote: Mutex<(u64, Option<ReplicaId>)>,
     began: AtomicU64,
+    /// The leader of this term and of those before is known to lead no more.
+    abandoned: AtomicU64,
+    /// In this term the leader hands over to this replica.
+    heir: Mutex<Option<(u64, ReplicaId)>>,
     changed: tokio::sync::watch::Sender<()>,
     on_role: OnRole,
 }
@@ -109,9 +113,40 @@ impl RoleCell {
             me,
             vote: Mutex::new((0, None)),
             began: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            heir: Mutex::new(None),
             changed: tokio::sync::watch::channel(()).0,
             on_role,
         }
+    }
+
+    /// A disk says that it does not lead, whatever it won before.
+    fn abandoned_by(&self, leader: ReplicaId) {
+        let (term, led_by) = *self.vote.lock();
+        if led_by == Some(leader) && leader != self.me {
+            self.abandoned.fetch_max(term, Ordering::AcqRel);
+            self.tell();
+        }
+    }
+
+    /// The leader of a term says to whom it hands over.
+    pub fn hands_over(&self, term: u64, leader: ReplicaId, to: ReplicaId) {
+        if *self.vote.lock() == (term, Some(leader)) {
+            *self.heir.lock() = Some((term, to));
+        }
+    }
+
+    /// To whom the leader of the current term hands over, if it does.
+    pub fn heir(&self) -> Option<ReplicaId> {
+        let term = self.vote.lock().0;
+        let heir = *self.heir.lock();
+        heir.filter(|(in_term, _)| *in_term == term)
+            .map(|(_, to)| to)
+    }
+
+    /// Who leads by the last vote, whether or not it still does.
+    pub fn elected(&self) -> Option<ReplicaId> {
+        self.role().leader
     }
 
     fn tell(&self) {
@@ -137,6 +172,8 @@ impl RoleCell {
 
     fn role(&self) -> Role {
         let (term, leader) = *self.vote.lock();
+        let abandoned = term <= self.abandoned.load(Ordering::Acquire);
+        let leader = leader.filter(|l| *l == self.me || !abandoned);
         let serving = leader == Some(self.me) && self.began.load(Ordering::Acquire) == term;
         Role {
             term,
@@ -149,9 +186,10 @@ impl RoleCell {
 /// One replicated log. Dropping it does not stop it: see [`Group::close`].
 pub struct Group<A: Apply> {
     name: String,
+    pub(super) replica: ReplicaId,
     pub(super) raft: Raft<TypeConfig, Machine<A>>,
     machine: Machine<A>,
-    role: Arc<RoleCell>,
+    pub(super) role: Arc<RoleCell>,
     key: LogKey,
     exchange: Exchange,
 }
@@ -193,9 +231,10 @@ impl<A: Apply> Group<A> {
             .await
             .map_err(|e| raft_error(e.to_string()))?;
         let exchange = spec.links.exchange;
-        exchange.open(key, spec.replica, raft.clone());
+        exchange.open(key, spec.replica, raft.clone(), role.clone(), spec.timers);
         let group = Self {
             name: spec.name.clone(),
+            replica: spec.replica,
             raft,
             machine,
             role,
@@ -209,6 +248,15 @@ impl<A: Apply> Group<A> {
             elected.map_err(|e| raft_error(e.to_string()))?;
         }
         Ok(group)
+    }
+
+    /// Founds a group whose founder has not done so: it is gone.
+    ///
+    /// # Errors
+    /// If the group is founded already, or its core has ended.
+    pub async fn found_late(&self, founders: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
+        let founded = self.found(founders).await;
+        founded.map_err(ProposeError::ChangeRefused)
     }
 
     /// Writes the first membership and asks the others for their votes. Two founders that both do so
@@ -225,6 +273,17 @@ impl<A: Apply> Group<A> {
 
     pub fn role(&self) -> Role {
         self.role.role()
+    }
+
+    /// A disk has restarted, or says itself that it does not lead this group any more.
+    pub fn abandoned_by(&self, leader: ReplicaId) {
+        self.role.abandoned_by(leader);
+    }
+
+    /// Term and index of the last entry here; zeros for none.
+    pub(super) fn last_entry(&self) -> (u64, u64) {
+        let last = self.machine.log().bounds().last;
+        last.map_or((0, 0), |id| (id.term, id.index))
     }
 
     /// Wakes whenever [`Group::role`] may have changed.

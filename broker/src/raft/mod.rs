@@ -9,6 +9,7 @@
 mod codec;
 mod exchange;
 mod group;
+mod leadership;
 mod log_store;
 mod members;
 mod network;
@@ -22,6 +23,7 @@ mod suite_tests;
 pub use codec::CodecError;
 pub use exchange::Exchange;
 pub use group::{Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Role, Timers};
+pub use leadership::Outlook;
 pub use members::Members;
 pub use network::{Alone, CallError, Transport};
 pub use state_machine::{Apply, Committed};

@@ -110,6 +110,10 @@ impl<A: Apply> Machine<A> {
         Ok(machine)
     }
 
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
     pub fn with<T>(&self, f: impl FnOnce(&A) -> T) -> T {
         f(&self.inner.lock().owner)
     }

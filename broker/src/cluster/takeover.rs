@@ -1,0 +1,343 @@
+//! Finding leaders for groups that have lost theirs.
+//!
+//! Partition groups have no timers: an idle one costs nothing, and notices nothing. This watches the
+//! brokers instead. When one is dead, or has restarted, the groups it led are orphans; so is every group
+//! after a full restart. Those who vote in an orphan tell each other how long their logs are, in one
+//! message per pair of brokers, and the one with the longest log asks for the votes.
+//! Invariant: this only ever starts elections. Who wins, and that an entry which was acknowledged
+//! survives, is Raft's; that a leader others still hear is not deposed, is the exchange's.
+//! Not here: who is dead (`peers`), the metadata group (it has timers).
+
+use super::controller::Cluster;
+use crate::partition::{Partition, Registry};
+use crate::peers::{Peers, Standing, Standings};
+use crate::raft::{Outlook, ReplicaId};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use logd_proto::Uuid;
+use logd_proto::rpc::v1 as rpc;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+/// Elections at once: each costs a few messages and a vote on the disk, which share syncs.
+const AT_ONCE: usize = 256;
+
+/// How long the others may take to say how long their logs are. Who does not answer does not vote either.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Groups in one question.
+const GROUPS_MAX: usize = 4_096;
+
+/// Orphans that are still without a leader are looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
+
+/// With nothing to do it is looked this often whether a group has lost its leader unnoticed.
+const LOOK_ROUND: Duration = Duration::from_secs(2);
+
+/// A group that nobody has founded is left to its founder for this long.
+const FOUNDER_FIRST: Duration = Duration::from_secs(3);
+
+/// What somebody who may lead has to show. The greatest leads: the longest log, then one that can step
+/// over leases at once, then the preferred order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    last: (u64, u64),
+    seasoned: bool,
+    preference: std::cmp::Reverse<usize>,
+}
+
+/// Who should ask for the votes; `None` if somebody leads.
+fn choose(candidates: &[(ReplicaId, Outlook, usize)], led: bool) -> Option<ReplicaId> {
+    let claim = |(_, outlook, preference): &&(ReplicaId, Outlook, usize)| Claim {
+        last: outlook.last,
+        seasoned: !outlook.fresh,
+        preference: std::cmp::Reverse(*preference),
+    };
+    let voters = candidates.iter().filter(|(_, o, _)| o.votes);
+    let best = voters.max_by_key(claim)?;
+    (!led).then_some(best.0)
+}
+
+/// What this broker knows of groups that another one holds to be without a leader.
+pub(super) fn outlooks(cluster: &Cluster, orphans: &rpc::Orphans) -> rpc::Outlooks {
+    let one = |group: &rpc::GroupId| {
+        let topic = <[u8; 16]>::try_from(&group.topic_id[..]).ok()?;
+        let index = group.partition as i32;
+        let partition = cluster.registry.get(&Uuid::from_bytes(topic), index)?;
+        // Who asks does not lead, whatever was known of it.
+        partition.abandoned_by(orphans.disk);
+        let outlook = partition.outlook();
+        let hears = |leader| cluster.peers.hearing().hears(leader);
+        let last = (outlook.last != (0, 0)).then_some(rpc::LogId {
+            term: outlook.last.0,
+            index: outlook.last.1,
+        });
+        Some(rpc::Outlook {
+            votes: outlook.votes || partition.may_found(),
+            led: outlook.leads || outlook.leader.is_some_and(hears),
+            term: outlook.term,
+            last,
+            fresh: outlook.fresh,
+        })
+    };
+    let outlooks = orphans.groups.iter().map(|g| one(g).unwrap_or_default());
+    rpc::Outlooks {
+        outlooks: outlooks.collect(),
+    }
+}
+
+fn outlook_of(said: &rpc::Outlook) -> Outlook {
+    Outlook {
+        votes: said.votes,
+        leader: None,
+        leads: false,
+        term: said.term,
+        last: said.last.map_or((0, 0), |id| (id.term, id.index)),
+        fresh: said.fresh,
+    }
+}
+
+/// Looks after the partitions of this broker until it is dropped.
+pub struct Takeover {
+    pub cluster: Arc<Cluster>,
+    pub registry: Arc<Registry>,
+}
+
+struct Orphan {
+    partition: Arc<Partition>,
+    own: Outlook,
+}
+
+impl Takeover {
+    pub async fn run(self) {
+        let mut standings = self.cluster.peers.standings();
+        let mut starts: BTreeMap<ReplicaId, u64> = BTreeMap::new();
+        let mut since: BTreeMap<(Uuid, i32), Instant> = BTreeMap::new();
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            let now = standings.borrow_and_update().clone();
+            self.note_restarts(&now, &mut starts);
+            let orphans = self.orphans(&now);
+            since.retain(|key, _| orphans.iter().any(|o| o.key() == *key));
+            for orphan in &orphans {
+                since.entry(orphan.key()).or_insert_with(Instant::now);
+            }
+            let any = !orphans.is_empty();
+            if any {
+                for part in orphans.chunks(GROUPS_MAX) {
+                    self.settle(part, &now, &since, &room).await;
+                }
+            }
+            let again = if any { LOOK_AGAIN } else { LOOK_ROUND };
+            if let Ok(Err(_)) = tokio::time::timeout(again, standings.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// A process that has restarted leads nothing that it led before.
+    fn note_restarts(&self, now: &Standings, starts: &mut BTreeMap<ReplicaId, u64>) {
+        for (disk, standing) in now {
+            let Standing::Alive { start, .. } = standing else {
+                continue;
+            };
+            if starts
+                .insert(*disk, *start)
+                .is_some_and(|before| before < *start)
+            {
+                info!(
+                    disk,
+                    start, "a peer has restarted; what it led has no leader"
+                );
+                for partition in self.registry.all() {
+                    partition.abandoned_by(*disk);
+                }
+            }
+        }
+    }
+
+    fn orphans(&self, standings: &Standings) -> Vec<Orphan> {
+        let me = self.cluster.disk();
+        // A disk that no broker has any more is as dead as can be.
+        let alive = |disk| disk == me || standings.get(&disk).is_some_and(|s| !is_dead(s));
+        let all = self.registry.all().into_iter();
+        let looked = all.map(|partition| {
+            let own = partition.outlook();
+            Orphan { partition, own }
+        });
+        looked
+            .filter(|o| !o.own.leads && !o.own.leader.is_some_and(alive))
+            .filter(|o| o.own.votes || o.partition.may_found())
+            .collect()
+    }
+
+    /// Asks everybody about these orphans, and asks for the votes where we should be the one.
+    async fn settle(
+        &self,
+        orphans: &[Orphan],
+        standings: &Standings,
+        since: &BTreeMap<(Uuid, i32), Instant>,
+        room: &Arc<Semaphore>,
+    ) {
+        let me = self.cluster.disk();
+        let asked = standings
+            .iter()
+            .filter(|(_, s)| s.is_alive())
+            .map(|(disk, _)| ask(&self.cluster.peers, *disk, me, orphans));
+        let answers: Vec<(ReplicaId, rpc::Outlooks)> =
+            join_all(asked).await.into_iter().flatten().collect();
+        for (n, orphan) in orphans.iter().enumerate() {
+            let order = self.preference(&orphan.partition);
+            let rank = |disk| order.iter().position(|d| *d == disk).unwrap_or(order.len());
+            let mut candidates = vec![(me, orphan.own, rank(me))];
+            let mut led = false;
+            for (disk, outlooks) in &answers {
+                if let Some(said) = outlooks.outlooks.get(n) {
+                    led |= said.led;
+                    candidates.push((*disk, outlook_of(said), rank(*disk)));
+                }
+            }
+            let Some(chosen) = choose(&candidates, led) else {
+                continue;
+            };
+            let patient = since
+                .get(&orphan.key())
+                .is_some_and(|s| s.elapsed() < FOUNDER_FIRST);
+            tokio::spawn(act(
+                orphan.partition.clone(),
+                me,
+                chosen,
+                patient,
+                room.clone(),
+            ));
+        }
+    }
+
+    /// The disks of a partition's target replicas, the preferred leader's first.
+    fn preference(&self, partition: &Partition) -> Vec<ReplicaId> {
+        let view = self.cluster.view();
+        let topic = view.topic_by_id(&partition.topic_id());
+        let replicas = topic.and_then(|t| t.partitions.get(partition.index() as usize));
+        let disk = |node: &i32| view.brokers.get(node).map(|b| b.replica);
+        replicas.into_iter().flatten().filter_map(disk).collect()
+    }
+}
+
+impl Orphan {
+    fn key(&self) -> (Uuid, i32) {
+        (self.partition.topic_id(), self.partition.index())
+    }
+}
+
+fn is_dead(standing: &Standing) -> bool {
+    matches!(standing, Standing::Dead { .. })
+}
+
+async fn ask(
+    peers: &Peers,
+    disk: ReplicaId,
+    me: ReplicaId,
+    orphans: &[Orphan],
+) -> Option<(ReplicaId, rpc::Outlooks)> {
+    let groups = orphans.iter().map(|o| rpc::GroupId {
+        topic_id: Bytes::copy_from_slice(o.partition.topic_id().as_bytes()),
+        partition: o.partition.index() as u32,
+    });
+    let question = rpc::Orphans {
+        disk: me,
+        groups: groups.collect(),
+    };
+    match peers.outlooks(disk, question, PATIENCE).await {
+        Ok(outlooks) => Some((disk, outlooks)),
+        Err(error) => {
+            debug!(%error, "no word about groups without a leader");
+            None
+        }
+    }
+}
+
+/// Either the votes are asked for here, or way is made for the one who asks.
+async fn act(
+    partition: Arc<Partition>,
+    me: ReplicaId,
+    chosen: ReplicaId,
+    patient: bool,
+    room: Arc<Semaphore>,
+) {
+    let Ok(_one) = room.acquire_owned().await else {
+        return;
+    };
+    let done = if chosen != me {
+        partition.make_way(chosen).await
+    } else if partition.outlook().votes {
+        partition.take_over().await
+    } else if patient {
+        return;
+    } else {
+        partition.found_late().await
+    };
+    if let Err(error) = done {
+        debug!(topic = partition.topic(), partition = partition.index(), %error, "no election yet");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlook(last: (u64, u64), fresh: bool) -> Outlook {
+        Outlook {
+            votes: true,
+            last,
+            fresh,
+            ..Outlook::default()
+        }
+    }
+
+    #[test]
+    fn the_longest_log_goes_first_whoever_is_preferred() {
+        let all = [
+            (1, outlook((3, 9), false), 0),
+            (2, outlook((3, 10), true), 1),
+        ];
+        assert_eq!(choose(&all, false), Some(2));
+        let later_term = [
+            (1, outlook((3, 10), false), 0),
+            (2, outlook((4, 1), false), 1),
+        ];
+        assert_eq!(choose(&later_term, false), Some(2));
+    }
+
+    #[test]
+    fn among_equals_one_that_need_not_wait_and_then_the_preferred() {
+        let all = [
+            (1, outlook((3, 9), true), 0),
+            (2, outlook((3, 9), false), 1),
+        ];
+        assert_eq!(choose(&all, false), Some(2));
+        let equal = [
+            (7, outlook((3, 9), false), 2),
+            (2, outlook((3, 9), false), 1),
+        ];
+        assert_eq!(choose(&equal, false), Some(2));
+    }
+
+    #[test]
+    fn nobody_goes_while_anybody_hears_a_leader() {
+        assert_eq!(choose(&[(1, outlook((3, 9), false), 0)], true), None);
+    }
+
+    #[test]
+    fn a_learner_does_not_go() {
+        let learner = Outlook {
+            votes: false,
+            ..outlook((9, 9), false)
+        };
+        let all = [(1, learner, 0), (2, outlook((3, 9), false), 1)];
+        assert_eq!(choose(&all, false), Some(2));
+    }
+}

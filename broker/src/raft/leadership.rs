@@ -1,0 +1,158 @@
+//! Taking and giving leadership of a group whose leader is watched from outside.
+//!
+//! Without ticks nobody inside a group notices that its leader is gone. Whoever watches the brokers
+//! says so here: [`Group::take_over`] by the one with the longest log, [`Group::make_way`] by the others.
+//! Invariant: a broker that hears a group's leader votes for nobody else (see `exchange`), so an
+//! election needs a majority that lost the leader, whatever a single broker believes.
+//! Not here: who is dead, and who should lead.
+
+use super::group::{Group, ProposeError};
+use super::state_machine::Apply;
+use super::types::{ReplicaId, TypeConfig};
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::raft::TransferLeaderRequest;
+use std::time::Duration;
+
+/// How long a hand-over may take before the leader takes its group back.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// What a replica can say about the leadership of its group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// It votes. A replica that has never been written to does not know.
+    pub votes: bool,
+    /// The leader it knows of, in `term`; not one that is known to have stopped leading.
+    pub leader: Option<ReplicaId>,
+    /// It leads itself.
+    pub leads: bool,
+    pub term: u64,
+    /// Term and index of its last entry.
+    pub last: (u64, u64),
+    /// It has written nothing since it was opened.
+    pub fresh: bool,
+}
+
+fn stopped(error: Fatal<TypeConfig>) -> ProposeError {
+    ProposeError::Stopped(error.to_string())
+}
+
+impl<A: Apply> Group<A> {
+    pub fn outlook(&self) -> Outlook {
+        let role = self.role();
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == ServerState::Leader;
+        let last = self.last_entry();
+        Outlook {
+            votes: metrics.state != ServerState::Learner,
+            // Our own old vote does not make us leader again: leadership is not restored.
+            leader: role.leader.filter(|l| *l != metrics.id || leads),
+            leads,
+            term: role.term,
+            last,
+            fresh: self.is_fresh(),
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.raft.watch_log_progress().get().is_none()
+    }
+
+    /// True if a majority of the voters (of both halves, while they change) passes.
+    pub fn has_majority(&self, passes: impl Fn(ReplicaId) -> bool) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        configs.iter().all(|voters| {
+            let passing = voters.iter().filter(|v| passes(**v)).count();
+            2 * passing > voters.len()
+        })
+    }
+
+    /// Asks for the votes of a group that has no leader any more.
+    ///
+    /// # Errors
+    /// If the group's core has ended.
+    pub async fn take_over(&self) -> Result<(), ProposeError> {
+        if self.is_fresh() {
+            // openraft compares a transfer with what it has flushed, which is nothing yet.
+            return self.raft.trigger().elect(false).await.map_err(stopped);
+        }
+        let transfer = self.transfer_to_whom(self.replica);
+        let taken = self.raft.handle_transfer_leader(transfer).await;
+        match taken.map_err(stopped)? {
+            Ok(()) => Ok(()),
+            // Somebody was elected meanwhile, or our own vote is on its way to the disk.
+            Err(error) => Err(ProposeError::ChangeRefused(error.to_string())),
+        }
+    }
+
+    /// Lets go of the lease that a leader that is gone still has here, so that `to` may be elected.
+    ///
+    /// # Errors
+    /// If the group's core has ended.
+    pub async fn make_way(&self, to: ReplicaId) -> Result<(), ProposeError> {
+        let transfer = self.transfer_to_whom(to);
+        let made = self.raft.handle_transfer_leader(transfer).await;
+        made.map(drop).map_err(stopped)
+    }
+
+    fn transfer_to_whom(&self, to: ReplicaId) -> TransferLeaderRequest<TypeConfig> {
+        let metrics = self.raft.metrics();
+        let vote = metrics.borrow_watched().vote;
+        TransferLeaderRequest::new(vote, to, None)
+    }
+
+    /// Hands leadership to a voter that has caught up, and waits until somebody else leads. If nobody does
+    /// in time, takes it back: a leader that is handing over accepts no proposals.
+    ///
+    /// # Errors
+    /// If the group's core has ended, or leadership has not moved.
+    pub async fn hand_over(&self, to: ReplicaId) -> Result<(), ProposeError> {
+        let before = self.role();
+        if before.leader != Some(self.replica) {
+            return Err(ProposeError::NotLeader {
+                leader: before.leader,
+            });
+        }
+        let mut changes = self.role_changes();
+        self.role.hands_over(before.term, self.replica, to);
+        let transfer = self.raft.trigger().transfer_leader(to).await;
+        transfer.map_err(stopped)?;
+        let moved = async {
+            loop {
+                changes.mark_unchanged();
+                let now = self.role();
+                let elsewhere = now.leader.is_some_and(|l| l != self.replica);
+                if (now.term > before.term && elsewhere) || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(HAND_OVER, moved).await.is_ok() {
+            return Ok(());
+        }
+        self.raft.trigger().elect(false).await.map_err(stopped)?;
+        Err(ProposeError::ChangeRefused(format!(
+            "replica {to} did not take the leadership over within {HAND_OVER:?}"
+        )))
+    }
+
+    /// Makes sure that the leader may propose: after a silence openraft wants a majority's word first.
+    ///
+    /// # Errors
+    /// If no majority answers in time, or this replica does not lead.
+    pub async fn renew_lease(&self, patience: Duration) -> Result<(), ProposeError> {
+        let policy = openraft::ReadPolicy::ReadIndex;
+        match tokio::time::timeout(patience, self.raft.get_read_log_id(policy)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(openraft::errors::RaftError::Fatal(error))) => Err(stopped(error)),
+            Ok(Err(_)) => Err(ProposeError::NotLeader {
+                leader: self.role().leader,
+            }),
+            Err(_) => Err(ProposeError::LeaseExpired),
+        }
+    }
+}
