@@ -100,7 +100,13 @@ async fn look_up(
     let code = |e: ReadError| errors::read(&e);
     partition
         .check_epoch(wanted.current_leader_epoch)
-        .map_err(code)?;
+        .map_err(|error| match error {
+            // Elected, but what was committed before is not known yet: the client asks again, here.
+            ReadError::NotLeader { .. } if partition.outlook().leads => {
+                ErrorCode::OffsetNotAvailable
+            }
+            other => errors::read(&other),
+        })?;
     let leader_epoch = partition.leadership().epoch;
     let offsets = partition.offsets();
     let at = |offset| {

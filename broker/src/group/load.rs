@@ -29,6 +29,11 @@ pub(super) async fn load(
     limits: Limits,
     now: Millis,
 ) -> Result<Groups, ReadError> {
+    // An append whose outcome nobody waited for may be committed yet: it must not appear behind our back.
+    if !log.settled().await {
+        let why = "what is in flight is not committed yet";
+        return Err(ReadError::Storage(why.into()));
+    }
     let mut groups = Groups::new();
     let mut next = log.start();
     loop {

@@ -49,6 +49,10 @@ pub trait OffsetsLog: Send + Sync + 'static {
     /// Wakes whenever [`OffsetsLog::leading`] may have changed.
     fn leading_changes(&self) -> watch::Receiver<()>;
 
+    /// Waits until everything that was appended is committed, whatever became of who waited for it. False
+    /// if that takes too long.
+    fn settled(&self) -> BoxFuture<'static, bool>;
+
     /// The first offset.
     fn start(&self) -> i64;
 

@@ -3,6 +3,7 @@
 //! Not here: which topic that is; the composition root looks it up in the metadata.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -15,6 +16,9 @@ use crate::partition::{self, Partition, ReadRequest, Registry, ValidBatch};
 
 /// One read while loading: large enough that a log of some megabytes takes a few of them.
 const READ_BYTES_MAX: usize = 1 << 20;
+
+/// How long a load waits for what may still be in flight.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Finds the topic's id and number of partitions, if it exists.
 pub type FindTopic = Box<dyn Fn() -> Option<(Uuid, usize)> + Send + Sync>;
@@ -61,6 +65,11 @@ impl OffsetsLog for ReplicatedLog {
 
     fn leading_changes(&self) -> watch::Receiver<()> {
         self.0.leadership_changes()
+    }
+
+    fn settled(&self) -> BoxFuture<'static, bool> {
+        let partition = self.0.clone();
+        async move { partition.settled(SETTLE_PATIENCE).await }.boxed()
     }
 
     fn start(&self) -> i64 {

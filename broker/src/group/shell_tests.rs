@@ -64,6 +64,10 @@ impl OffsetsTopic for Shelf {
 }
 
 impl OffsetsLog for Shelf {
+    fn settled(&self) -> BoxFuture<'static, bool> {
+        async { true }.boxed()
+    }
+
     fn leading(&self) -> Option<i32> {
         let epoch = self.0.epoch.load(Ordering::SeqCst);
         (epoch > 0).then_some(epoch)
