@@ -241,10 +241,11 @@ impl Node {
         }
     }
 
-    /// Stops in the reverse order: no new requests, finish those in flight, sync, mark a clean stop.
+    /// Stops in the reverse order: what is led is handed over, no new requests, finish those in flight, sync, mark a clean stop.
     pub async fn stop(mut self, deadline: Duration) {
         let begun = Instant::now();
         self.health.set(Phase::Draining);
+        cluster::hand_over_all(&self.cluster, deadline / 3).await;
         self.stopping.send_replace(true);
         self.server
             .drain(deadline.saturating_sub(begun.elapsed()))

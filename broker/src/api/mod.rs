@@ -124,8 +124,9 @@ impl Services {
         async move { drop(stopping.wait_for(|stop| *stop).await) }
     }
 
-    /// Who leads a partition, as far as is known here: by our own replica, or by what leaders have said.
-    /// A leader that is named has served; whether it still does, it knows best itself.
+    /// Who leads a partition, as far as is known here: by our own replica's vote, or by what leaders have
+    /// said, whichever is of the later epoch. A leader that was just elected is named before it serves: it
+    /// lets its clients wait that moment, which is quicker than having them look elsewhere.
     fn leadership(&self, topic: &Uuid, index: i32) -> Option<Leadership> {
         let own = self.partitions.get(topic, index).map(|p| p.leadership());
         let claim = self
@@ -139,15 +140,13 @@ impl Services {
             });
         match (own, claim) {
             (Some(own), _) if own.serving => Some(own),
-            (Some(own), Some(claim)) if own.epoch > claim.epoch => Some(Leadership {
-                leader: None,
-                ..own
-            }),
+            (Some(own), Some(claim)) if own.epoch > claim.epoch => Some(own),
+            (_, Some(claim)) => Some(claim),
+            // Nobody has served yet: a topic is announced when it can be used.
             (own, None) => own.map(|own| Leadership {
                 leader: None,
                 ..own
             }),
-            (_, claim) => claim,
         }
     }
 

@@ -5,11 +5,15 @@ use super::controller::Cluster;
 use super::voters::{Step, metadata_voters, next_step};
 use crate::peers::Standing;
 use crate::raft::ReplicaId;
+use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, info, warn};
+
+/// Leaderships that are handed over at once.
+const HANDED_OVER_AT_ONCE: usize = 128;
 
 /// How often the metadata group's members are looked at, beside every change of the brokers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -46,6 +50,52 @@ pub async fn follow_brokers(cluster: Arc<Cluster>, data_dir: PathBuf) {
         if view.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Hands everything that this broker leads to others that are there, the metadata last. What cannot be
+/// handed over in time is taken over when this broker is gone.
+pub async fn hand_over_all(cluster: &Cluster, patience: Duration) {
+    let hearing = cluster.peers.hearing().clone();
+    let there = |disk: ReplicaId| hearing.is_heard_by(disk);
+    let led: Vec<_> = cluster
+        .registry
+        .all()
+        .into_iter()
+        .filter(|p| p.leadership().serving && p.members().voters.len() > 1)
+        .collect();
+    let all = async {
+        let handed = futures_util::stream::iter(&led)
+            .map(|partition| async move {
+                match partition.hand_over(there).await {
+                    Ok(()) => true,
+                    Err(error) => {
+                        debug!(topic = partition.topic(), partition = partition.index(), %error, "not handed over");
+                        false
+                    }
+                }
+            })
+            .buffer_unordered(HANDED_OVER_AT_ONCE)
+            .filter(|done| std::future::ready(*done))
+            .count()
+            .await;
+        if cluster.group.role().serving {
+            let members = cluster.group.members();
+            let heir = members.voters.iter().find(|v| there(**v));
+            if let Some(heir) = heir {
+                // The others elect one of themselves if this fails.
+                let _ = cluster.group.hand_over(*heir).await;
+            }
+        }
+        handed
+    };
+    match tokio::time::timeout(patience, all).await {
+        Ok(handed) if led.is_empty() => debug!(handed, "nothing to hand over"),
+        Ok(handed) => info!(handed, of = led.len(), "leaderships handed over"),
+        Err(_) => warn!(
+            of = led.len(),
+            "handing over took too long; the others take over what is left"
+        ),
     }
 }
 

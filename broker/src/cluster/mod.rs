@@ -23,7 +23,7 @@ pub use card::{Card, CardError};
 pub use claims::Claims;
 pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError};
 pub use door::Door;
-pub use keep::{follow_brokers, keep_metadata_members};
+pub use keep::{follow_brokers, hand_over_all, keep_metadata_members};
 pub use leaders::{Claim, Leaders, publish as publish_leaders};
 pub use metadata::View;
 pub use placement::PlacementError;

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// How long a batch may wait for the flights before it, and an entry for its commit. Past it the
@@ -83,10 +83,22 @@ pub enum AppendError {
     Stopped(String),
 }
 
+/// How long an append waits for a leader that is just taking over, before its client is sent to look for one.
+const TAKEOVER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// After so long a silence openraft may want a majority's word before the leader proposes again. It
+/// forgives ten seconds; asking costs one round trip.
+const LEASE_KEPT: Duration = Duration::from_secs(2);
+
+/// How long a majority may take to give it.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Serialises judging and proposing.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) flights: Flights,
+    /// The term and the time of the last proposal.
+    proposed: Option<(i32, Instant)>,
 }
 
 /// A batch on its way. Dropping it does not take the batch back.
@@ -184,10 +196,8 @@ impl Partition {
 
     async fn queue_batch(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
         let mut queue = self.queue.lock().await;
-        let leadership = self.leadership();
-        if !leadership.serving {
-            return Err(not_leader(leadership));
-        }
+        let leadership = self.lead().await?;
+        self.keep_lease(&mut queue, leadership).await?;
         let Some(sequence) = batch.sequence() else {
             return self.propose(batch).await;
         };
@@ -201,6 +211,47 @@ impl Partition {
             Verdict::OutOfOrder { expected } => Err(out_of_order(&sequence, expected)),
             Verdict::Fenced { current } => Err(fenced(&sequence, current)),
         }
+    }
+
+    /// Who was elected a moment ago serves soon: no client need look for another leader.
+    async fn lead(&self) -> Result<Leadership, AppendError> {
+        let leadership = self.leadership();
+        if self.is_current() {
+            return Ok(leadership);
+        }
+        let taking_over = self.outlook().leads && !leadership.serving;
+        if taking_over {
+            // Whatever comes of it is looked at below.
+            drop(self.serving(TAKEOVER_PATIENCE).await);
+        }
+        let leadership = self.leadership();
+        if self.is_current() {
+            Ok(leadership)
+        } else {
+            Err(not_leader(leadership))
+        }
+    }
+
+    /// Renews the lease before the queue goes on, not after: a proposal that was refused for it would leave
+    /// a hole among those behind it.
+    async fn keep_lease(
+        &self,
+        queue: &mut Queue,
+        leadership: Leadership,
+    ) -> Result<(), AppendError> {
+        let now = Instant::now();
+        let kept = queue
+            .proposed
+            .is_some_and(|(term, at)| term == leadership.epoch && now - at < LEASE_KEPT);
+        queue.proposed = Some((leadership.epoch, now));
+        if kept || self.group.is_alone() {
+            return Ok(());
+        }
+        let renewed = self.group.renew_lease(LEASE_PATIENCE).await;
+        renewed.map_err(|e| {
+            queue.proposed = None;
+            self.append_failed(e)
+        })
     }
 
     pub(super) fn judge(

@@ -49,6 +49,9 @@ pub struct Leadership {
     pub serving: bool,
 }
 
+/// How long a leader that hands over waits for what is in flight.
+const SETTLE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The offsets that clients see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
@@ -238,11 +241,14 @@ impl Partition {
         self.group.make_way(to).await
     }
 
-    /// Hands leadership to the voter that is furthest on, of those that pass.
+    /// Hands leadership to the voter that is furthest on, of those that pass. What is in flight is
+    /// committed first, and what comes meanwhile waits, so no client sees a failure of either.
     ///
     /// # Errors
     /// If there is none, or it does not take over.
     pub async fn hand_over(&self, passes: impl Fn(ReplicaId) -> bool) -> Result<(), ProposeError> {
+        let _nobody_appends = self.queue.lock().await;
+        self.settled(SETTLE_PATIENCE).await;
         let members = self.group.members();
         let others = members.voters.iter().filter(|v| **v != self.replica);
         let heir = others
@@ -260,6 +266,14 @@ impl Partition {
     pub fn is_current(&self) -> bool {
         let heard = |voter| voter == self.replica || (self.heard_by)(voter);
         self.leadership().serving && self.group.has_majority(heard)
+    }
+
+    /// Waits until everything that the log holds now is committed; false if that takes longer.
+    pub async fn settled(&self, patience: std::time::Duration) -> bool {
+        let end = self.offsets().log_end;
+        let mut progress = self.progress();
+        let there = progress.wait_for(|high_watermark| *high_watermark >= end);
+        matches!(tokio::time::timeout(patience, there).await, Ok(Ok(_)))
     }
 
     /// Wakes whenever [`Partition::leadership`] may have changed.

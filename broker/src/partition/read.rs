@@ -41,7 +41,8 @@ pub enum ReadError {
 }
 
 impl Partition {
-    /// Checks that we lead, in the epoch the client knows.
+    /// Checks that we lead, in the epoch the client knows, and that nobody else can have been elected: a
+    /// leader that was stopped or cut off for a while knows less than its successor has acknowledged.
     ///
     /// # Errors
     /// Fencing and leadership errors (KIP-320).
@@ -54,7 +55,7 @@ impl Partition {
         if found > current {
             return Err(ReadError::UnknownLeaderEpoch { found, current });
         }
-        if !leadership.serving {
+        if !self.is_current() {
             return Err(ReadError::NotLeader {
                 leader: leadership.leader,
                 epoch: current,

@@ -60,6 +60,11 @@ impl<A: Apply> Group<A> {
         self.raft.watch_log_progress().get().is_none()
     }
 
+    /// True if this replica is the group's only voter.
+    pub fn is_alone(&self) -> bool {
+        self.raft.voter_ids().eq([self.replica])
+    }
+
     /// True if a majority of the voters (of both halves, while they change) passes.
     pub fn has_majority(&self, passes: impl Fn(ReplicaId) -> bool) -> bool {
         let metrics = self.raft.metrics();
