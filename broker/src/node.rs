@@ -202,7 +202,7 @@ impl Node {
             &registry,
             groups,
             stopping.subscribe(),
-        );
+        )?;
         health.set(Phase::Ready);
         metrics::set_ready(true);
         Ok(Node {
@@ -268,8 +268,10 @@ impl Node {
 }
 
 /// Elections of groups that are alone take milliseconds; clients that come first should find leaders.
+/// Groups with other voters do without this broker, or wait for them.
 async fn wait_until_serving(registry: &Registry) {
-    let all = registry.all();
+    let mut all = registry.all();
+    all.retain(|p| p.is_alone());
     let serving = async {
         for partition in &all {
             if let Err(error) = partition.serving(ELECTION_DEADLINE).await {
@@ -524,7 +526,7 @@ fn serve(
     registry: &Arc<Registry>,
     groups: Arc<Coordinator>,
     stopping: watch::Receiver<bool>,
-) -> Server {
+) -> Result<Server, BindError> {
     let settings = Settings {
         auto_create_topics: config.topics.auto_create,
         fetch_bytes_max: config.kafka.fetch_max_bytes,

@@ -236,7 +236,7 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: "text".into(),
-            level: "info,openraft=error".into(),
+            level: "info,openraft=off".into(),
         }
     }
 }

@@ -211,6 +211,11 @@ impl Partition {
         self.group.abandoned_by(leader);
     }
 
+    /// True if this replica is the group's only voter.
+    pub fn is_alone(&self) -> bool {
+        self.group.is_alone()
+    }
+
     /// True if this disk is one that the group was to be born with, and nobody has written to it yet.
     pub fn may_found(&self) -> bool {
         let bounds = self.log.bounds();

@@ -81,8 +81,10 @@ impl<A: Apply> Group<A> {
     /// # Errors
     /// If the group's core has ended.
     pub async fn take_over(&self) -> Result<(), ProposeError> {
-        if self.is_fresh() {
-            // openraft compares a transfer with what it has flushed, which is nothing yet.
+        let own_vote = self.raft.metrics().borrow_watched().vote.leader_id.voted_for == self.replica;
+        if self.is_fresh() || own_vote {
+            // A transfer comes from a leader: nothing that was flushed in this process tells of one, or the
+            // last one was this replica itself, which has restarted or has not won.
             return self.raft.trigger().elect(false).await.map_err(stopped);
         }
         let transfer = self.transfer_to_whom(self.replica);

@@ -26,21 +26,22 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// A bound socket that does not accept yet.
+/// A bound socket that does not listen yet: whoever connects is refused, and tries another broker.
 #[derive(Debug)]
 pub struct Listener {
     name: Arc<str>,
-    socket: TcpListener,
+    socket: Socket,
     address: SocketAddr,
 }
 
 impl Listener {
-    /// Binds; clients that connect wait in the backlog until [`Server::serve`].
+    /// Takes the address. A broker that is not ready must not let clients in to wait: they would wait for
+    /// it where others could serve them.
     ///
     /// # Errors
     /// If the address is taken or not ours.
     pub fn bind(name: &str, address: SocketAddr) -> Result<Self, BindError> {
-        let bound = || -> io::Result<(TcpListener, SocketAddr)> {
+        let bound = || -> io::Result<(Socket, SocketAddr)> {
             let socket = Socket::new(
                 Domain::for_address(address),
                 Type::STREAM,
@@ -49,9 +50,8 @@ impl Listener {
             socket.set_reuse_address(true)?;
             socket.set_nonblocking(true)?;
             socket.bind(&address.into())?;
-            socket.listen(BACKLOG)?;
-            let socket = TcpListener::from_std(socket.into())?;
-            let address = socket.local_addr()?;
+            let address = socket.local_addr()?.as_socket();
+            let address = address.ok_or_else(|| io::Error::other("no internet address"))?;
             Ok((socket, address))
         };
         let (socket, address) = bound().map_err(|source| BindError {
@@ -66,6 +66,24 @@ impl Listener {
         })
     }
 
+    fn listen(self) -> Result<Listening, BindError> {
+        let listening = self
+            .socket
+            .listen(BACKLOG)
+            .and_then(|()| TcpListener::from_std(self.socket.into()));
+        match listening {
+            Ok(socket) => Ok(Listening {
+                name: self.name,
+                socket,
+            }),
+            Err(source) => Err(BindError {
+                name: self.name.to_string(),
+                address: self.address,
+                source,
+            }),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -76,6 +94,11 @@ impl Listener {
     }
 }
 
+struct Listening {
+    name: Arc<str>,
+    socket: TcpListener,
+}
+
 /// Accepts on its listeners until it is stopped.
 #[derive(Debug)]
 pub struct Server {
@@ -84,24 +107,28 @@ pub struct Server {
 }
 
 impl Server {
+    /// Listens and serves.
+    ///
+    /// # Errors
+    /// If somebody else has come to listen on an address since it was bound.
     pub fn serve<H: Handler>(
         listeners: Vec<Listener>,
         handler: &Arc<H>,
         limits: &Limits,
         bounds: ConnectionLimits,
-    ) -> Self {
+    ) -> Result<Self, BindError> {
         let stop = watch::channel(false).0;
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(accept(
-                listener,
+                listener.listen()?,
                 handler.clone(),
                 limits.clone(),
                 bounds,
                 stop.subscribe(),
             ));
         }
-        Self { stop, accepting }
+        Ok(Self { stop, accepting })
     }
 
     /// Takes no more requests, finishes those in flight, and closes; gives up at the deadline.
@@ -115,7 +142,7 @@ impl Server {
 }
 
 async fn accept<H: Handler>(
-    listener: Listener,
+    listener: Listening,
     handler: Arc<H>,
     limits: Limits,
     bounds: ConnectionLimits,
