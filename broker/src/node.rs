@@ -12,7 +12,7 @@ use crate::cluster::{
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
-use crate::partition::{Clock, Registry, Spec, keep_retention};
+use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
@@ -171,6 +171,7 @@ impl Node {
             cluster: cluster.clone(),
             registry: registry.clone(),
             disk: disk.clone(),
+            data_dir: config.node.data_dir.clone(),
             spec,
             claims,
             done,
@@ -189,6 +190,8 @@ impl Node {
             config.storage.retention_check_interval,
             clock,
         ));
+        let scrub = config.storage.scrub_bytes_per_second;
+        tasks.spawn(keep_scrubbed(registry.clone(), scrub));
         tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
@@ -474,6 +477,7 @@ fn partition_spec(
         replica: cluster.disk(),
         node_of: node_of.clone(),
         founders: topic.founders(&cluster.view(), index),
+        floor: 0,
         founds: topic.founder(&cluster.view(), index) == Some(cluster.disk()),
         heard_by: heard_by.clone(),
         timers: Timers::None,

@@ -11,7 +11,7 @@ use super::state::{
     Answer, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, TopicId, UNASSIGNED,
 };
 use crate::partition::Registry;
-use crate::peers::{Address, Client, Peers, RpcError};
+use crate::peers::{Address, Client, Hearing, Peers, RpcError};
 use crate::raft::{Group, Proposal, ProposeError, ReplicaId};
 use bytes::Bytes;
 use logd_proto::Uuid;
@@ -129,6 +129,11 @@ impl Cluster {
 
     pub fn leaders(&self) -> &Arc<Leaders> {
         &self.leaders
+    }
+
+    /// Who has been heard, and has heard us, a moment ago.
+    pub fn hearing(&self) -> &Hearing {
+        self.peers.hearing()
     }
 
     /// Where the other brokers are, as the state has it.

@@ -8,6 +8,7 @@ mod claims;
 mod controller;
 mod door;
 mod formation;
+mod heal;
 mod keep;
 mod leaders;
 mod metadata;

@@ -5,11 +5,13 @@
 
 use super::claims::Claims;
 use super::controller::Cluster;
+use super::heal;
 use super::state::{ClusterState, Command, Topic, TopicId};
 use crate::partition::{Partition, Registry, Spec};
 use logd_proto::Uuid;
 use logd_storage::{Disk, LogKey};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -77,6 +79,7 @@ pub struct Reconciler {
     pub cluster: Arc<Cluster>,
     pub registry: Arc<Registry>,
     pub disk: Disk,
+    pub data_dir: PathBuf,
     pub spec: SpecOf,
     /// Is told of every replica that is opened.
     pub claims: Arc<Claims>,
@@ -114,9 +117,58 @@ impl Reconciler {
         }
     }
 
+    /// Damaged replicas are handed over if they lead, and then closed to be written again by whoever leads.
+    async fn heal(&self) {
+        for partition in self.registry.all() {
+            if partition.is_whole_again() {
+                heal::end(&self.data_dir, partition.key());
+            }
+            if !partition.is_damaged() || partition.is_alone() {
+                continue;
+            }
+            let hearing = self.cluster.hearing();
+            let handed = if partition.outlook().leads {
+                partition.hand_over(|disk| hearing.is_heard_by(disk)).await
+            } else {
+                Ok(())
+            };
+            let (topic, index) = (partition.topic_id(), partition.index());
+            let led_elsewhere = partition.outlook().leader.is_some();
+            if let (Ok(()), true) = (handed, led_elsewhere) {
+                self.registry.remove(&topic, index);
+                partition.close().await;
+                self.begin_healing(partition.key());
+            }
+        }
+    }
+
+    fn begin_healing(&self, key: LogKey) {
+        let Some(log) = self.disk.log(key) else {
+            return;
+        };
+        if let Err(error) = heal::begin(&self.data_dir, &log) {
+            error!(%error, "a damaged replica cannot be written again: no note can be made of it");
+        }
+    }
+
+    /// A replica that could not be opened for damage is written again if somebody else serves the partition.
+    fn heal_unopened(&self, topic: &Uuid, index: i32) {
+        let key = LogKey {
+            topic: topic.to_bytes(),
+            partition: index as u32,
+        };
+        let damaged = self.disk.log(key).is_some_and(|log| log.fenced().is_some());
+        let claim = self.cluster.leaders().get(topic, index);
+        let elsewhere = claim.is_some_and(|c| c.node != self.cluster.node_id());
+        if damaged && elsewhere {
+            self.begin_healing(key);
+        }
+    }
+
     /// One difference acted upon; false if something is left to try again.
     pub async fn round(&self, state: &ClusterState) -> bool {
         self.drop_failed().await;
+        self.heal().await;
         let held = self
             .registry
             .all()
@@ -134,7 +186,7 @@ impl Reconciler {
                         clean &= self.opened(opening.join_next().await);
                     }
                     let (spec, disk) = ((self.spec)(&topic, index), self.disk.clone());
-                    opening.spawn(open(spec, disk));
+                    opening.spawn(open(spec, disk, self.data_dir.clone()));
                 }
             }
         }
@@ -164,6 +216,7 @@ impl Reconciler {
                     );
                 }
                 self.registry.fail(topic.1, index, why);
+                self.heal_unopened(&topic.1, index);
                 false
             }
             Some(Err(error)) => {
@@ -229,17 +282,20 @@ struct Unopened {
     why: String,
 }
 
-async fn open(spec: Spec, disk: Disk) -> Opened {
+async fn open(spec: Spec, disk: Disk, data_dir: PathBuf) -> Opened {
     let (topic, index) = ((spec.topic.clone(), spec.topic_id), spec.index);
     let key = LogKey {
         topic: spec.topic_id.to_bytes(),
         partition: spec.index as u32,
     };
-    let opened = match disk.open_log(key, spec.config.log_options()) {
-        Ok(log) => Partition::open(spec, disk, log)
+    let options = spec.config.log_options();
+    let on = disk.clone();
+    let log = tokio::task::spawn_blocking(move || heal::open(&data_dir, &on, key, options)).await;
+    let opened = match log.unwrap_or_else(|e| Err(e.to_string())) {
+        Ok((log, floor)) => Partition::open(Spec { floor, ..spec }, disk, log)
             .await
             .map_err(|e| e.to_string()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error),
     };
     opened.map_err(|why| Unopened { topic, index, why })
 }

@@ -125,6 +125,7 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         founders: matches!(way, Way::Found).then(|| BTreeSet::from([me])),
         stamp: unstamped,
         timers: Timers::Own,
+        floor: 0,
         links: around.links.clone(),
         on_role: Arc::new(|_| {}),
     };

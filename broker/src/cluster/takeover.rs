@@ -6,6 +6,7 @@
 //! message per pair of brokers, and the one with the longest log asks for the votes.
 //! Invariant: this only ever starts elections. Who wins, and that an entry which was acknowledged
 //! survives, is Raft's; that a leader others still hear is not deposed, is the exchange's.
+//! A replica that is written again after damage asks in the same way, so that its leader notices.
 //! Not here: who is dead (`peers`), the metadata group (it has timers).
 
 use super::controller::Cluster;
@@ -71,6 +72,19 @@ pub(super) fn outlooks(cluster: &Cluster, orphans: &rpc::Orphans) -> rpc::Outloo
         // Who asks does not lead, whatever was known of it.
         partition.abandoned_by(orphans.disk);
         let outlook = partition.outlook();
+        if outlook.leads {
+            // A member does not know that we lead, or lacks what we believe it has: a word from us mends both.
+            tokio::spawn(async move {
+                if let Err(error) = partition.hail().await {
+                    debug!(%error, "no word to a member that misses us");
+                }
+            });
+            return Some(rpc::Outlook {
+                led: true,
+                term: outlook.term,
+                ..rpc::Outlook::default()
+            });
+        }
         let hears = |leader| cluster.peers.hearing().hears(leader);
         let last = (outlook.last != (0, 0)).then_some(rpc::LogId {
             term: outlook.last.0,
@@ -78,7 +92,7 @@ pub(super) fn outlooks(cluster: &Cluster, orphans: &rpc::Orphans) -> rpc::Outloo
         });
         Some(rpc::Outlook {
             votes: outlook.votes || partition.may_found(),
-            led: outlook.leads || outlook.leader.is_some_and(hears),
+            led: outlook.leader.is_some_and(hears),
             term: outlook.term,
             last,
             fresh: outlook.fresh,
@@ -170,8 +184,11 @@ impl Takeover {
             Orphan { partition, own }
         });
         looked
-            .filter(|o| !o.own.leads && !o.own.leader.is_some_and(alive))
-            .filter(|o| o.own.votes || o.partition.may_found())
+            .filter(|o| {
+                let lost = !o.own.leads && !o.own.leader.is_some_and(alive);
+                let concerned = o.own.votes || o.partition.may_found();
+                (lost && concerned) || o.partition.misses_entries()
+            })
             .collect()
     }
 

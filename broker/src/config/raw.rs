@@ -181,6 +181,8 @@ pub struct Storage {
     pub checkpoint_interval_ms: u64,
     /// How often old segments are looked for.
     pub retention_check_interval_ms: u64,
+    /// How fast what nobody reads is read, to find damage while other replicas can mend it; 0: not at all.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Storage {
@@ -191,6 +193,7 @@ impl Default for Storage {
             reserve_bytes: 256 << 20,
             checkpoint_interval_ms: 10_000,
             retention_check_interval_ms: 300_000,
+            scrub_bytes_per_second: 4 << 20,
         }
     }
 }

@@ -91,6 +91,7 @@ pub struct StorageConfig {
     pub open_segments_max: usize,
     pub checkpoint_interval: Duration,
     pub retention_check_interval: Duration,
+    pub scrub_bytes_per_second: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -170,6 +171,7 @@ impl TryFrom<Raw> for Config {
                 reserve_bytes: s.reserve_bytes,
                 open_segments_max: usize::MAX,
                 checkpoint_interval: Duration::from_millis(s.checkpoint_interval_ms),
+                scrub_bytes_per_second: s.scrub_bytes_per_second,
                 retention_check_interval: Duration::from_millis(s.retention_check_interval_ms),
             },
             limits: LimitsConfig {

@@ -11,6 +11,7 @@ mod read;
 mod registry;
 mod replica;
 mod retention;
+mod scrub;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub use read::{ReadError, ReadOutcome, ReadRequest};
 pub use registry::Registry;
 pub use replica::Clock;
 pub use retention::keep as keep_retention;
+pub use scrub::keep as keep_scrubbed;
 
 use crate::metrics::{self, TopicTraffic};
 use crate::raft::{
@@ -31,7 +33,7 @@ use append::Queue;
 use bytes::Bytes;
 use logd_proto::Uuid;
 use logd_proto::record_batch::{HEADER_BYTES, patched_header};
-use logd_storage::{Disk, Log};
+use logd_storage::{Disk, Log, LogKey};
 use parking_lot::RwLock;
 use replica::{Progress, Replica};
 use std::collections::BTreeSet;
@@ -88,6 +90,8 @@ pub struct Spec {
     pub founders: BTreeSet<ReplicaId>,
     /// Whether it is this replica that founds the group.
     pub founds: bool,
+    /// The replica votes once it holds this index again: it acknowledged it before it was damaged. 0 for none.
+    pub floor: u64,
     /// Whether a voter has heard this broker a moment ago.
     pub heard_by: HeardBy,
     pub timers: Timers,
@@ -104,6 +108,7 @@ pub struct Partition {
     index: i32,
     replica: ReplicaId,
     founders: BTreeSet<ReplicaId>,
+    floor: u64,
     node_of: NodeOf,
     heard_by: HeardBy,
     config: RwLock<Arc<TopicConfig>>,
@@ -142,9 +147,10 @@ impl Partition {
         let group = GroupSpec {
             name: format!("{}-{}", spec.topic, spec.index),
             replica: spec.replica,
-            founders: spec.founds.then(|| spec.founders.clone()),
+            founders: (spec.founds && spec.floor == 0).then(|| spec.founders.clone()),
             stamp: stamp_batch,
             timers: spec.timers,
+            floor: spec.floor,
             links: spec.links,
             on_role: spec.on_role,
         };
@@ -156,6 +162,7 @@ impl Partition {
             index: spec.index,
             replica: spec.replica,
             founders: spec.founders,
+            floor: spec.floor,
             node_of: spec.node_of,
             heard_by: spec.heard_by,
             config: RwLock::new(spec.config),
@@ -219,7 +226,37 @@ impl Partition {
     /// True if this disk is one that the group was to be born with, and nobody has written to it yet.
     pub fn may_found(&self) -> bool {
         let bounds = self.log.bounds();
-        self.founders.contains(&self.replica) && bounds.last.is_none() && bounds.purged.is_none()
+        self.floor == 0
+            && self.founders.contains(&self.replica)
+            && bounds.last.is_none()
+            && bounds.purged.is_none()
+    }
+
+    /// Files of this replica do not hold what they should.
+    pub fn is_damaged(&self) -> bool {
+        self.log.fenced().is_some()
+    }
+
+    /// True if it was written again after damage, and holds everything that it had acknowledged.
+    pub fn is_whole_again(&self) -> bool {
+        self.floor > 0 && self.group.may_vote()
+    }
+
+    /// True while it lacks what it had acknowledged before it was damaged.
+    pub fn misses_entries(&self) -> bool {
+        self.floor > 0 && !self.group.may_vote()
+    }
+
+    /// Lets every member hear from this leader.
+    ///
+    /// # Errors
+    /// If the group has stopped.
+    pub async fn hail(&self) -> Result<(), ProposeError> {
+        self.group.hail().await
+    }
+
+    pub fn key(&self) -> LogKey {
+        self.log.key()
     }
 
     /// Founds the group in place of its founder, which is gone.

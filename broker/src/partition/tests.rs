@@ -39,6 +39,7 @@ async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         node_of: Arc::new(|disk| i32::try_from(disk).ok()),
         founders: BTreeSet::from([1]),
         founds: true,
+        floor: 0,
         heard_by: Arc::new(|_| false),
         timers: Timers::None,
         links: Links {

@@ -14,7 +14,7 @@ use super::wire;
 use futures_util::future::BoxFuture;
 use logd_proto::rpc::v1::group_message::Kind;
 use logd_proto::rpc::v1::{self as rpc, GroupMessage};
-use logd_storage::LogKey;
+use logd_storage::{Log, LogKey};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Raft, ServerState};
 use parking_lot::RwLock;
@@ -57,12 +57,14 @@ impl Exchange {
         replica: ReplicaId,
         raft: Raft<TypeConfig, Machine<A>>,
         role: Arc<RoleCell>,
+        log: Log,
         timers: Timers,
     ) {
         let door = Door {
             replica,
             raft,
             role,
+            log,
             timers,
             hears: self.hears.clone(),
         };
@@ -103,6 +105,7 @@ struct Door<A: Apply> {
     replica: ReplicaId,
     raft: Raft<TypeConfig, Machine<A>>,
     role: Arc<RoleCell>,
+    log: Log,
     timers: Timers,
     hears: Hears,
 }
@@ -110,12 +113,20 @@ struct Door<A: Apply> {
 impl<A: Apply> Door<A> {
     /// Why a candidate gets no vote here.
     fn refusal(&self, request: &rpc::VoteRequest) -> Option<String> {
+        if !self.is_whole() {
+            return Some("this replica does not hold yet what it had before it was damaged".into());
+        }
         let candidate = request.vote.map(|v| v.voted_for);
         let leader = self.role.elected().filter(|l| Some(*l) != candidate)?;
         let free =
             self.timers == Timers::Own || (candidate.is_some() && candidate == self.role.heir());
         let heard = leader == self.replica && self.leads() || (self.hears)(leader);
         (!free && heard).then(|| format!("this broker hears the group's leader, disk {leader}"))
+    }
+
+    fn is_whole(&self) -> bool {
+        let last = self.log.bounds().last;
+        self.role.may_vote(last.map_or(0, |id| id.index))
     }
 
     fn leads(&self) -> bool {
@@ -140,6 +151,10 @@ impl<A: Apply> Member for Door<A> {
                 if let Some(why) = self.refusal(request) {
                     return Box::pin(std::future::ready(Kind::Refused(why)));
                 }
+            }
+            Kind::Transfer(request) if request.to == self.replica && !self.is_whole() => {
+                let why = "this replica does not hold yet what it had before it was damaged";
+                return Box::pin(std::future::ready(Kind::Refused(why.into())));
             }
             Kind::Transfer(request) => self.note_heir(request),
             _ => {}

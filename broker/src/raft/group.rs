@@ -45,6 +45,8 @@ pub struct GroupSpec {
     pub founders: Option<BTreeSet<ReplicaId>>,
     pub stamp: Stamp,
     pub timers: Timers,
+    /// This replica votes only while it holds this index: it acknowledged it before its files were damaged.
+    pub floor: u64,
     pub links: Links,
     pub on_role: OnRole,
 }
@@ -103,18 +105,20 @@ pub(super) struct RoleCell {
     abandoned: AtomicU64,
     /// In this term the leader hands over to this replica.
     heir: Mutex<Option<(u64, ReplicaId)>>,
+    floor: u64,
     changed: tokio::sync::watch::Sender<()>,
     on_role: OnRole,
 }
 
 impl RoleCell {
-    pub fn new(me: ReplicaId, on_role: OnRole) -> Self {
+    pub fn new(me: ReplicaId, floor: u64, on_role: OnRole) -> Self {
         Self {
             me,
             vote: Mutex::new((0, None)),
             began: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             heir: Mutex::new(None),
+            floor,
             changed: tokio::sync::watch::channel(()).0,
             on_role,
         }
@@ -142,6 +146,11 @@ impl RoleCell {
         let heir = *self.heir.lock();
         heir.filter(|(in_term, _)| *in_term == term)
             .map(|(_, to)| to)
+    }
+
+    /// Whether a replica with this last index may vote.
+    pub fn may_vote(&self, last_index: u64) -> bool {
+        last_index >= self.floor
     }
 
     /// Who leads by the last vote, whether or not it still does.
@@ -217,11 +226,15 @@ impl<A: Apply> Group<A> {
             group: spec.name.clone(),
             why,
         };
-        let role = Arc::new(RoleCell::new(spec.replica, spec.on_role.clone()));
+        let role = Arc::new(RoleCell::new(
+            spec.replica,
+            spec.floor,
+            spec.on_role.clone(),
+        ));
         let key = log.key();
         let fresh = log.bounds().last.is_none() && log.vote().is_none();
         let store = LogStore::new(log.clone(), spec.stamp, role.clone()).map_err(on_log)?;
-        let machine = Machine::open(owner, log, role.clone()).map_err(on_log)?;
+        let machine = Machine::open(owner, log.clone(), role.clone()).map_err(on_log)?;
         let config = config(&spec).map_err(raft_error)?;
         let network = Network {
             key,
@@ -231,7 +244,14 @@ impl<A: Apply> Group<A> {
             .await
             .map_err(|e| raft_error(e.to_string()))?;
         let exchange = spec.links.exchange;
-        exchange.open(key, spec.replica, raft.clone(), role.clone(), spec.timers);
+        exchange.open(
+            key,
+            spec.replica,
+            raft.clone(),
+            role.clone(),
+            log,
+            spec.timers,
+        );
         let group = Self {
             name: spec.name.clone(),
             replica: spec.replica,
@@ -278,6 +298,11 @@ impl<A: Apply> Group<A> {
     /// A disk has restarted, or says itself that it does not lead this group any more.
     pub fn abandoned_by(&self, leader: ReplicaId) {
         self.role.abandoned_by(leader);
+    }
+
+    /// Whether this replica holds everything that it ever acknowledged.
+    pub fn may_vote(&self) -> bool {
+        self.role.may_vote(self.last_entry().1)
     }
 
     /// Term and index of the last entry here; zeros for none.
@@ -383,6 +408,8 @@ fn config(spec: &GroupSpec) -> Result<Arc<Config>, String> {
         enable_tick: ticks,
         enable_elect: ticks,
         enable_heartbeat: true,
+        // A replica that was damaged is written again from the start; `floor` keeps it from voting meanwhile.
+        allow_log_reversion: Some(true),
         // A restarted leader that went on in its old term could give an index two entries (raft.md).
         enable_leader_restore: Some(false),
         enable_pre_vote: Some(true),

@@ -46,7 +46,7 @@ impl<A: Apply> Group<A> {
         let leads = metrics.state == ServerState::Leader;
         let last = self.last_entry();
         Outlook {
-            votes: metrics.state != ServerState::Learner,
+            votes: metrics.state != ServerState::Learner && self.role.may_vote(last.1),
             // Our own old vote does not make us leader again: leadership is not restored.
             leader: role.leader.filter(|l| *l != metrics.id || leads),
             leads,
@@ -81,7 +81,14 @@ impl<A: Apply> Group<A> {
     /// # Errors
     /// If the group's core has ended.
     pub async fn take_over(&self) -> Result<(), ProposeError> {
-        let own_vote = self.raft.metrics().borrow_watched().vote.leader_id.voted_for == self.replica;
+        let own_vote = self
+            .raft
+            .metrics()
+            .borrow_watched()
+            .vote
+            .leader_id
+            .voted_for
+            == self.replica;
         if self.is_fresh() || own_vote {
             // A transfer comes from a leader: nothing that was flushed in this process tells of one, or the
             // last one was this replica itself, which has restarted or has not won.
@@ -145,6 +152,14 @@ impl<A: Apply> Group<A> {
         Err(ProposeError::ChangeRefused(format!(
             "replica {to} did not take the leadership over within {HAND_OVER:?}"
         )))
+    }
+
+    /// Sends every member a heartbeat: it learns who leads, and the leader learns what it lacks.
+    ///
+    /// # Errors
+    /// If the group's core has ended.
+    pub async fn hail(&self) -> Result<(), ProposeError> {
+        self.raft.trigger().heartbeat().await.map_err(stopped)
     }
 
     /// Makes sure that the leader may propose: after a silence openraft wants a majority's word first.

@@ -1,0 +1,66 @@
+//! Reads what nobody reads, slowly, so that damage is found while other replicas can mend it.
+//!
+//! Reading an entry compares it with its checksum; one that differs fences the log, and whoever looks
+//! after damaged replicas goes on from there. Not here: mending.
+
+use super::{Partition, Registry};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::warn;
+
+/// Bytes read at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A pause between two rounds over all partitions.
+const REST: Duration = Duration::from_secs(60);
+
+/// Reads every partition round after round, at most `bytes_per_second`, until it is dropped.
+pub async fn keep(registry: Arc<Registry>, bytes_per_second: u64) {
+    if bytes_per_second == 0 {
+        return;
+    }
+    loop {
+        for partition in registry.all() {
+            scrub(&partition, bytes_per_second).await;
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+async fn scrub(partition: &Arc<Partition>, bytes_per_second: u64) {
+    let mut next = partition.log.bounds().first_index;
+    loop {
+        let reading = partition.clone();
+        let read = tokio::task::spawn_blocking(move || read_piece(&reading, next)).await;
+        let Ok(Some((after, bytes))) = read else {
+            return;
+        };
+        next = after;
+        tokio::time::sleep(Duration::from_secs_f64(
+            bytes as f64 / bytes_per_second as f64,
+        ))
+        .await;
+    }
+}
+
+/// Reads one piece of sealed entries; the index behind it, and its size. `None` at the end, or at damage.
+fn read_piece(partition: &Partition, from: u64) -> Option<(u64, usize)> {
+    let log = &partition.log;
+    let from = from.max(log.bounds().first_index);
+    let end = log.bounds().last?.index + 1;
+    if from >= end || log.is_in_memory(from) {
+        return None;
+    }
+    match log.entries(from, end, PIECE_BYTES) {
+        Ok(entries) => {
+            let bytes = entries.iter().map(|e| e.head.len() + e.body.len()).sum();
+            Some((entries.last()?.id.index + 1, bytes))
+        }
+        // Retention may have taken it meanwhile.
+        Err(logd_storage::ReadError::Purged { first, .. }) => Some((first, 0)),
+        Err(error) => {
+            warn!(topic = partition.topic(), partition = partition.index(), %error, "scrubbing found what cannot be read");
+            None
+        }
+    }
+}
