@@ -77,7 +77,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     );
     let (deadline, data_dir) = (config.node.shutdown_timeout, config.node.data_dir.clone());
     let node = tokio::select! {
-        started = Node::start(config) => started.context("logd cannot start")?,
+        started = Node::start_after_predecessor(config) => started.context("logd cannot start")?,
         // Nothing is served yet, so there is nothing to finish; nor is a recovery waited for.
         _ = term.recv() => return cut_short("signal while starting"),
         _ = int.recv() => return cut_short("signal while starting"),

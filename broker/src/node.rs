@@ -36,6 +36,9 @@ const GROUP_EXPIRY_INTERVAL_MS: i64 = 10 * 60 * 1000;
 /// A recovery that takes long says how far it is this often.
 const SAY_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a start waits for whoever holds its ports and its disk.
+const PREDECESSOR: Duration = Duration::from_secs(3);
+
 /// How long a start waits for its partitions to have leaders before it serves the others.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -58,6 +61,21 @@ pub enum StartError {
     Cluster(#[from] cluster::StartError),
     #[error("a task of the start ended badly: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl StartError {
+    /// True if another process holds what this one needs: most likely its predecessor, which is ending.
+    fn is_busy(&self) -> bool {
+        let in_use = |source: &io::Error| source.kind() == io::ErrorKind::AddrInUse;
+        match self {
+            StartError::Kafka(error) => in_use(&error.source),
+            StartError::Door { source, .. } => in_use(source),
+            StartError::Disk { source, .. } => {
+                matches!(**source, logd_storage::OpenError::Locked { .. })
+            }
+            StartError::Cluster(_) | StartError::Task(_) => false,
+        }
+    }
 }
 
 /// A Kafka listener as it was bound.
@@ -106,6 +124,24 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 impl Node {
+    /// As [`Node::start`]; a predecessor that is still ending is given a moment to let go of its ports and
+    /// its disk.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_after_predecessor(config: Config) -> Result<Node, StartError> {
+        let begun = Instant::now();
+        loop {
+            match Node::start(config.clone()).await {
+                Err(error) if error.is_busy() && begun.elapsed() < PREDECESSOR => {
+                    info!(%error, "waiting for another process to end");
+                    tokio::time::sleep(PREDECESSOR / 10).await;
+                }
+                started => return started,
+            }
+        }
+    }
+
     /// Starts a broker; returns when it serves.
     ///
     /// # Errors
@@ -128,7 +164,8 @@ impl Node {
             admin,
             rpc: rpc.address(),
         };
-        let (disk, failed) = open_disk(&config, &health).await?;
+        let syncs = Arc::new(cluster::Syncs::default());
+        let (disk, failed) = open_disk(&config, &health, &syncs).await?;
         let registry = Arc::new(Registry::default());
         let (done, reconciled) = watch::channel(0);
         let leaders = Arc::new(Leaders::default());
@@ -166,6 +203,7 @@ impl Node {
         tasks.spawn(cluster::follow_brokers(cluster.clone(), data_dir));
         tasks.spawn(cluster::keep_metadata_members(cluster.clone()));
         tasks.spawn(cluster::publish_leaders(leaders, cluster.node_id(), peers));
+        tasks.spawn(cluster::avoid_slow_disk(cluster.clone(), syncs));
         tasks.spawn(claims.clone().keep(cluster.clone(), registry.clone()));
         let reconciler = Reconciler {
             cluster: cluster.clone(),
@@ -371,7 +409,11 @@ fn bind_kafka(
 
 type Failed = watch::Receiver<Option<String>>;
 
-async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), StartError> {
+async fn open_disk(
+    config: &Config,
+    health: &Health,
+    syncs: &Arc<cluster::Syncs>,
+) -> Result<(Disk, Failed), StartError> {
     let path = config.node.data_dir.clone();
     let options = disk_options(&config.storage);
     let (begun, phase) = (Instant::now(), health.clone());
@@ -406,7 +448,11 @@ async fn open_disk(config: &Config, health: &Health) -> Result<(Disk, Failed), S
     );
     let (tell, failed) = watch::channel(None);
     let health = health.clone();
-    disk.on_sync(Box::new(metrics::storage_synced));
+    let syncs = syncs.clone();
+    disk.on_sync(Box::new(move |took, bytes| {
+        metrics::storage_synced(took, bytes);
+        syncs.took(took);
+    }));
     disk.on_fatal(Box::new(move |why| {
         health.set(Phase::Failed);
         tell.send_replace(Some(why.to_owned()));

@@ -57,6 +57,7 @@ pub async fn follow_brokers(cluster: Arc<Cluster>, data_dir: PathBuf) {
 /// handed over in time is taken over when this broker is gone.
 pub async fn hand_over_all(cluster: &Cluster, patience: Duration) {
     let hearing = cluster.peers.hearing().clone();
+    // Better a slow leader than none, at a stop.
     let there = |disk: ReplicaId| hearing.is_heard_by(disk);
     let led: Vec<_> = cluster
         .registry

@@ -15,6 +15,7 @@ mod metadata;
 mod placement;
 mod plan;
 mod reconcile;
+mod slow_disk;
 mod start;
 mod state;
 mod takeover;
@@ -30,6 +31,7 @@ pub use metadata::View;
 pub use placement::PlacementError;
 pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
+pub use slow_disk::{Syncs, avoid_slow_disk};
 pub use start::{StartError, Surroundings, start};
 pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,

@@ -10,6 +10,7 @@ use crate::raft::ReplicaId;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -20,38 +21,61 @@ pub(super) const SILENCE: Duration = Duration::from_millis(1_500);
 struct Times {
     heard: Option<Instant>,
     answered: Option<Instant>,
+    /// Its last ping said that its disk is slow.
+    slow: bool,
 }
 
 /// Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Hearing(Arc<RwLock<HashMap<ReplicaId, Times>>>);
+pub struct Hearing {
+    peers: Arc<RwLock<HashMap<ReplicaId, Times>>>,
+    own_disk_is_slow: Arc<AtomicBool>,
+}
 
 impl Hearing {
     /// The peer's ping came.
-    pub(super) fn heard(&self, disk: ReplicaId) {
-        self.0.write().entry(disk).or_default().heard = Some(Instant::now());
+    pub(super) fn heard(&self, disk: ReplicaId, slow: bool) {
+        let mut peers = self.peers.write();
+        let times = peers.entry(disk).or_default();
+        times.heard = Some(Instant::now());
+        times.slow = slow;
+    }
+
+    /// What our own pings say of our disk.
+    pub fn set_own_disk_slow(&self, slow: bool) {
+        self.own_disk_is_slow.store(slow, Ordering::Release);
+    }
+
+    pub fn own_disk_is_slow(&self) -> bool {
+        self.own_disk_is_slow.load(Ordering::Acquire)
+    }
+
+    /// We hear each other, and its disk keeps up: it may be handed something to lead.
+    pub fn may_lead(&self, disk: ReplicaId) -> bool {
+        let slow = self.peers.read().get(&disk).is_none_or(|t| t.slow);
+        !slow && self.hears(disk) && self.is_heard_by(disk)
     }
 
     /// The peer answered a ping that was sent then.
     pub(super) fn answered(&self, disk: ReplicaId, sent: Instant) {
-        let mut times = self.0.write();
+        let mut times = self.peers.write();
         let answered = &mut times.entry(disk).or_default().answered;
         *answered = (*answered).max(Some(sent));
     }
 
     /// The peer's process has ended: nothing it said counts any more.
     pub(super) fn gone(&self, disk: ReplicaId) {
-        self.0.write().remove(&disk);
+        self.peers.write().remove(&disk);
     }
 
     /// We have heard it within [`SILENCE`].
     pub fn hears(&self, disk: ReplicaId) -> bool {
-        recent(self.0.read().get(&disk).and_then(|t| t.heard))
+        recent(self.peers.read().get(&disk).and_then(|t| t.heard))
     }
 
     /// It has heard us within [`SILENCE`], and we know.
     pub fn is_heard_by(&self, disk: ReplicaId) -> bool {
-        recent(self.0.read().get(&disk).and_then(|t| t.answered))
+        recent(self.peers.read().get(&disk).and_then(|t| t.answered))
     }
 }
 
@@ -67,7 +91,7 @@ mod tests {
     async fn what_was_heard_counts_for_a_while() {
         let hearing = Hearing::default();
         assert!(!hearing.hears(1) && !hearing.is_heard_by(1));
-        hearing.heard(1);
+        hearing.heard(1, false);
         tokio::time::advance(SILENCE / 2).await;
         hearing.answered(1, Instant::now());
         // An answer that comes late says nothing new.

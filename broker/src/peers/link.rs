@@ -389,7 +389,10 @@ impl Dialler {
                     }
                     if pinged.is_none() {
                         let id = self.caller.next.fetch_add(1, Ordering::Relaxed);
-                        let body = Some(Body::Ping(Ping { start: ours }));
+                        let body = Some(Body::Ping(Ping {
+                            start: ours,
+                            disk_is_slow: self.hearing.own_disk_is_slow(),
+                        }));
                         let at = Instant::now();
                         // A lane that is full is tried again at the next tick.
                         let sent = pings.try_send(Envelope { id, body }).is_ok();

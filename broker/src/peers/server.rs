@@ -167,8 +167,8 @@ async fn read(
                 let outlooks = served.household.outlooks(orphans);
                 let _ = answers.send(answer(Body::Outlooks(outlooks))).await;
             }
-            Some(Body::Ping(_)) => {
-                served.hearing.heard(disk);
+            Some(Body::Ping(ping)) => {
+                served.hearing.heard(disk, ping.disk_is_slow);
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
             Some(Body::Done(_) | Body::Outlooks(_)) | None => {
