@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::output::Format;
-use crate::{args, bench, consume, debug, group, produce, topic};
+use crate::{args, bench, consume, debug, dev, group, produce, topic};
 
 /// Topics, records and groups of a cluster that speaks Kafka's protocol.
 ///
@@ -78,6 +78,11 @@ pub enum Command {
     Debug {
         #[command(subcommand)]
         action: debug::DebugCommand,
+    },
+    /// Run a cluster on this machine
+    Dev {
+        #[command(subcommand)]
+        action: dev::Action,
     },
 }
 

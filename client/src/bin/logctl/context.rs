@@ -47,12 +47,17 @@ impl Context {
 
     /// How long a question may take, with everything that is tried again.
     pub fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(TIMEOUT)
+        self.timeout_or(TIMEOUT)
+    }
+
+    /// For what usually takes longer, or less.
+    pub fn timeout_or(&self, usual: Duration) -> Duration {
+        self.timeout.unwrap_or(usual)
     }
 
     /// How long a record may wait to be stored.
     pub fn store_policy(&self) -> RetryPolicy {
-        RetryPolicy::until(self.timeout.unwrap_or(STORE_TIMEOUT))
+        RetryPolicy::until(self.timeout_or(STORE_TIMEOUT))
     }
 
     /// Only commands that talk to a broker do.

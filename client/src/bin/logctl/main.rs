@@ -27,6 +27,8 @@ mod bench;
 
 mod debug;
 
+mod dev;
+
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -62,6 +64,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Consume(options) => Box::pin(consume::run(context, options)).await,
         Command::Group { action } => Box::pin(group::run(context, action)).await,
         Command::Bench { action } => Box::pin(bench::run(context, action)).await,
+        Command::Dev { action } => Box::pin(dev::run(context, action)).await,
         // Blocks on a disk; nothing else runs.
         Command::Debug { action } => inspect(context, action),
     }

@@ -1,0 +1,336 @@
+//! `logctl dev` with real brokers: processes that outlive the commands, found again, paused, killed, stopped.
+//!
+//! Their program is the `logd` that Cargo has put beside `logctl`.
+
+#![allow(
+    clippy::panic,
+    reason = "a helper of tests says what it expects by panicking"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a test waits for anything before it says what it waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Brokers a test's cluster may have.
+const NODES: u16 = 3;
+
+/// What a command left behind.
+#[derive(Debug)]
+struct Ended {
+    line: String,
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn code(&self, expected: i32) -> &Ended {
+        assert_eq!(self.code, Some(expected), "logctl {}: {self:#?}", self.line);
+        self
+    }
+
+    fn says(&self, words: &str) -> &Ended {
+        assert!(self.err.contains(words), "{words:?} in {self:#?}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        let parsed = serde_json::from_str(&self.out);
+        parsed.unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+/// A folder for a cluster, and ports that nobody has. What runs in it is gone when this is dropped.
+struct Cluster {
+    folder: tempfile::TempDir,
+    base_port: u16,
+    settings: Vec<(&'static str, &'static str)>,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let logd = Path::new(env!("CARGO_BIN_EXE_logctl")).with_file_name("logd");
+        let build = "build it with `cargo build --bin logd`; `cargo test --workspace` does";
+        assert!(logd.is_file(), "{} is missing: {build}", logd.display());
+        Cluster {
+            folder: tempfile::tempdir().expect("a folder"),
+            base_port: free_base_port(),
+            settings: Vec::new(),
+        }
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder.path().join("cluster")
+    }
+
+    fn run(&self, line: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_logctl"));
+        command.args(line).stdin(Stdio::null());
+        command.env("LOGCTL_BROKERS", format!("127.0.0.1:{}", self.base_port));
+        command.env_remove("LOGCTL_LOGD");
+        command.envs(self.settings.iter().copied());
+        let output = command.output().expect("logctl runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Ended {
+            line: line.join(" "),
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+
+    /// A command of the family, about this cluster.
+    fn dev(&self, line: &[&str]) -> Ended {
+        let home = self.home();
+        let dir = ["--dir", home.to_str().expect("UTF-8")];
+        self.run(&[&["dev"], line, &dir].concat())
+    }
+
+    fn up(&self, line: &[&str]) -> Ended {
+        let port = self.base_port.to_string();
+        self.dev(&[&["up", "--base-port", &port], line].concat())
+    }
+
+    /// The rows of `dev status`.
+    fn nodes(&self) -> Vec<Value> {
+        let status = self.dev(&["status", "-o", "json"]);
+        let nodes = status.code(0).json()["nodes"].as_array().cloned();
+        nodes.expect("rows")
+    }
+
+    fn states(&self) -> Vec<String> {
+        let state = |row: &Value| row["state"].as_str().expect("a state").to_owned();
+        self.nodes().iter().map(state).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.home().exists() {
+            self.dev(&["down", "--volumes", "--timeout", "5s"]);
+        }
+    }
+}
+
+/// All ports of a cluster from there on are free, and not of those that the system gives to connections or
+/// other tests to their brokers.
+fn free_base_port() -> u16 {
+    const BASES: std::ops::Range<u16> = 2_000..8_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 1_000) as u16 * NODES;
+    for _ in BASES {
+        let offset =
+            first.wrapping_add(TAKEN.fetch_add(NODES, Ordering::Relaxed)) % BASES.len() as u16;
+        let base = BASES.start + offset;
+        let nodes = 0..NODES;
+        let mut ports = nodes.flat_map(|n| [base + n, base + 552 + 10 * n, base + 553 + 10 * n]);
+        if ports.all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return base;
+        }
+    }
+    panic!("no ports of {BASES:?} are free");
+}
+
+#[test]
+fn a_broker_outlives_its_command_a_kill_and_a_stop() {
+    let cluster = Cluster::new();
+    let up = cluster.up(&["-n", "1", "-o", "json"]);
+    let bootstrap = format!("127.0.0.1:{}", cluster.base_port);
+    assert_eq!(up.code(0).json()["bootstrap"], *bootstrap);
+    assert_eq!(up.json()["next"].as_array().map(Vec::len), Some(3));
+    let [node] = &cluster.nodes()[..] else {
+        panic!("one broker");
+    };
+    assert_eq!(
+        (&node["state"], &node["readiness"]),
+        (&"up".into(), &"ready".into())
+    );
+    let pid = node["pid"].as_i64().expect("a process");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let session = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.split(' ').nth(3));
+    assert_eq!(
+        session,
+        Some(pid.to_string().as_str()),
+        "a session of its own: {stat}"
+    );
+
+    cluster.run(&["topic", "create", "greetings"]).code(0);
+    let hello = cluster.home().join("hello");
+    std::fs::write(&hello, "hello\n").expect("a file");
+    let hello = hello.to_str().expect("UTF-8");
+    cluster
+        .run(&["produce", "greetings", "--file", hello])
+        .code(0);
+    cluster
+        .up(&[])
+        .code(1)
+        .says("is running already")
+        .says("dev down");
+    cluster
+        .up(&["-n", "3"])
+        .code(2)
+        .says("has 1 broker")
+        .says("--volumes");
+    cluster
+        .dev(&["start", "1"])
+        .code(1)
+        .says("runs already, as process");
+
+    cluster.dev(&["kill", "1", "--signal", "stop"]).code(0);
+    assert_eq!(cluster.states(), ["paused"]);
+    cluster.dev(&["start", "1"]).code(1).says("it is paused");
+    cluster.dev(&["kill", "1", "-s", "CONT"]).code(0);
+    assert_eq!(cluster.states(), ["up"]);
+    let killed = cluster.dev(&["kill", "1"]);
+    killed.code(0).says("dev start 1");
+    assert!(killed.out.contains("down"), "{killed:?}");
+    cluster
+        .dev(&["kill", "1"])
+        .code(1)
+        .says("node 1 is down already");
+    cluster
+        .dev(&["kill", "2"])
+        .code(3)
+        .says("the cluster has node 1 only");
+    cluster.dev(&["start", "1"]).code(0);
+    let read = cluster.run(&["consume", "greetings", "-e"]);
+    assert_eq!(read.code(0).out, "hello\n");
+
+    let logs = cluster.dev(&["logs", "1", "-n", "1000"]);
+    assert_eq!(logs.code(0).out.matches(" serves\n").count(), 2, "{logs:?}");
+    let logs = cluster.dev(&["logs", "-n", "1", "-o", "json"]);
+    assert_eq!(logs.code(0).json()["node"], 1);
+
+    let down = cluster.dev(&["down"]);
+    assert_eq!(down.code(0).out, "NODE  RESULT\n   1  stopped\n");
+    let down = cluster.dev(&["down", "-o", "json"]);
+    assert_eq!(down.code(0).json()["nodes"][0]["result"], "was_down");
+    assert_eq!(cluster.states(), ["down"]);
+    cluster.up(&[]).code(0);
+    let read = cluster.run(&["consume", "greetings", "-e"]);
+    assert_eq!(read.code(0).out, "hello\n", "stopping keeps what is stored");
+    std::fs::remove_file(hello).expect("it is there");
+    let down = cluster.dev(&["down", "--volumes", "-o", "json"]);
+    assert_eq!(down.code(0).json()["data_removed"], true);
+    assert!(!cluster.home().exists());
+    cluster
+        .dev(&["status"])
+        .code(3)
+        .says("there is no cluster in")
+        .says("dev up");
+    cluster
+        .dev(&["down"])
+        .code(3)
+        .says("there is no cluster in");
+}
+
+#[test]
+fn what_keeps_a_broker_from_starting_is_said() {
+    let mut cluster = Cluster::new();
+    let nowhere = cluster.up(&["-n", "1", "--logd", "/nowhere/logd"]);
+    nowhere.code(3).says("cannot use /nowhere/logd as logd");
+    let taken = TcpListener::bind(("127.0.0.1", cluster.base_port + 552)).expect("it was free");
+    let in_use = cluster.up(&["-n", "1"]);
+    in_use
+        .code(1)
+        .says("is in use; node 1 needs it for admin")
+        .says("--base-port");
+    drop(taken);
+    assert!(!cluster.home().exists(), "nothing was begun");
+
+    cluster.settings = vec![("LOGD_KAFKA__ADRESS", "somewhere")];
+    let ended = cluster.up(&["-n", "1"]);
+    ended
+        .code(1)
+        .says("node 1 ended at its start (exit status: 1)");
+    ended.says("did you mean `kafka.addr`?").says("dev logs 1");
+    assert_eq!(cluster.states(), ["down"]);
+    cluster.settings.clear();
+    let again = cluster.up(&["-n", "1", "-o", "json"]);
+    assert_eq!(again.code(0).json()["nodes"][0]["state"], "up");
+}
+
+/// A broker that never gets ready.
+fn idle_logd(folder: &Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("idle");
+    std::fs::write(&program, "#!/bin/sh\nexec sleep 600\n").expect("a file");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&program, all).expect("it is ours");
+    program.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_broker_that_takes_long_goes_on_and_an_interrupted_start_is_undone() {
+    let cluster = Cluster::new();
+    let idle = idle_logd(cluster.folder.path());
+    let slow = cluster.up(&["-n", "1", "--logd", &idle, "--timeout", "300ms"]);
+    slow.code(5)
+        .says("not ready after 300ms: node 1 is starting");
+    assert_eq!(cluster.states(), ["starting"]);
+    cluster.dev(&["down"]).code(0);
+    assert_eq!(cluster.states(), ["down"]);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logctl"));
+    command
+        .args(["dev", "up", "--logd", &idle, "--dir"])
+        .arg(cluster.home());
+    let up = command.stderr(Stdio::piped()).spawn().expect("logctl runs");
+    let begun = Instant::now();
+    while cluster.states() != ["starting"] {
+        assert!(begun.elapsed() < PATIENCE, "it does not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = up.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.expect("kill runs").success());
+    let ended = up.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    assert_eq!(cluster.states(), ["down"]);
+}
+
+#[test]
+fn a_log_is_followed_until_its_reader_goes() {
+    let cluster = Cluster::new();
+    cluster.up(&["-n", "1"]).code(0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logctl"));
+    command
+        .args(["dev", "logs", "-f", "-n", "1", "--dir"])
+        .arg(cluster.home());
+    let mut following = command.stdout(Stdio::piped()).spawn().expect("logctl runs");
+    let mut said = BufReader::new(following.stdout.take().expect("its stdout"));
+    let (lines, line) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while said.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+            if lines.send(std::mem::take(&mut line)).is_err() {
+                return;
+            }
+        }
+    });
+    let next = || line.recv_timeout(PATIENCE).expect("a line");
+    next();
+    cluster.dev(&["kill", "1", "--signal", "TERM"]).code(0);
+    while !next().contains("SIGTERM: stopping") {}
+    drop(line);
+    // One more line, with which the reader finds that nobody wants it.
+    cluster.dev(&["start", "1"]).code(0);
+    let begun = Instant::now();
+    while following.try_wait().expect("its state").is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it goes on without a reader");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(following.wait().expect("it ended").code(), Some(0));
+}
