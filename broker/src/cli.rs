@@ -24,6 +24,8 @@ pub enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    /// Ask the broker that has the same settings whether it is ready; ends with 1 if not.
+    Healthcheck,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@
 
 pub mod banner;
 pub mod cli;
+pub mod healthcheck;
 pub mod logging;
 pub mod node;
 pub mod open_files;

@@ -5,6 +5,7 @@ use clap::Parser;
 use logd::banner;
 use logd::cli::{Cli, Command, ConfigAction, check, print};
 use logd::config::Config;
+use logd::healthcheck::{self, Verdict};
 use logd::logging;
 use logd::node::Node;
 use logd::open_files;
@@ -46,6 +47,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Config {
             action: ConfigAction::Check,
         }) => say(&check(&cli.settings)?),
+        Some(Command::Healthcheck) => {
+            let verdict = healthcheck::ask(cli.settings.resolve()?.admin_addr);
+            say(&format!("{verdict}\n"))?;
+            Ok(ExitCode::from(u8::from(verdict != Verdict::Ready)))
+        }
         None => {
             let mut config = cli.settings.resolve()?;
             logging::start(&config)?;
