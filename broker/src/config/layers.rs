@@ -214,15 +214,32 @@ fn lay_text(
         Value::String(_) => Value::String(text.to_owned()),
         Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("an integer"))?),
         Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
-        Value::Array(_) => Value::Array(
-            text.split(',')
-                .filter(|s| !s.is_empty())
-                .map(|s| Value::String(s.trim().to_owned()))
-                .collect(),
-        ),
+        Value::Array(_) => {
+            let items = text.split(',').map(str::trim).filter(|s| !s.is_empty());
+            let item = |s: &str| match key {
+                "kafka.listeners" => listener(s).ok_or_else(|| wrong(LISTENERS)),
+                _ => Ok(Value::String(s.to_owned())),
+            };
+            Value::Array(items.map(item).collect::<Result<_, _>>()?)
+        }
         other => return Err(wrong(other.type_str())),
     };
     lay(table, origins, key, value, origin)
+}
+
+const LISTENERS: &str =
+    "listeners separated by commas, each NAME=HOST:PORT or NAME=HOST:PORT/ADVERTISED_HOST:PORT";
+
+/// A listener as text: `inside=0.0.0.0:9092/kafka-1:9092`.
+fn listener(text: &str) -> Option<Value> {
+    let (name, addresses) = text.split_once('=')?;
+    let (addr, advertise) = addresses.split_once('/').unwrap_or((addresses, ""));
+    if name.trim().is_empty() || addr.trim().is_empty() {
+        return None;
+    }
+    let fields = [("name", name), ("addr", addr), ("advertise", advertise)];
+    let fields = fields.map(|(key, value)| (key.to_owned(), value.trim().into()));
+    Some(Value::Table(Table::from_iter(fields)))
 }
 
 fn slot<'t>(table: &'t mut Table, key: &str) -> Option<&'t mut Value> {
@@ -354,5 +371,14 @@ mod tests {
         );
         let loaded = load(Some(f.path()), env(&[]), vec![]).unwrap();
         assert_eq!(loaded.raw.kafka.listeners.len(), 2);
+        // The same by environment, which containers are configured with.
+        let text = "in=127.0.0.1:1, out=127.0.0.1:2/example.org:9";
+        let by_env = load(None, env(&[("LOGD_KAFKA__LISTENERS", text)]), vec![]).unwrap();
+        assert_eq!(by_env.raw.kafka, loaded.raw.kafka);
+        for wrong in ["127.0.0.1:1", "=127.0.0.1:1", "in=", "in=/x:1"] {
+            let error = load(None, env(&[("LOGD_KAFKA__LISTENERS", wrong)]), vec![]);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("each NAME=HOST:PORT"), "{wrong}: {error}");
+        }
     }
 }

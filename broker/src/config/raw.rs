@@ -52,6 +52,7 @@ pub struct Kafka {
     /// What clients are told to connect to; empty: the address that was bound.
     pub advertise: String,
     /// The long form, `[[kafka.listeners]]`: several listeners with names. Replaces `addr` and `advertise`.
+    /// In the environment: `inside=0.0.0.0:9092/kafka-1:9092,outside=0.0.0.0:19092/localhost:19092`.
     pub listeners: Vec<Listener>,
     /// Most record bytes in one Fetch response.
     pub fetch_max_bytes: usize,
