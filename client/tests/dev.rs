@@ -7,6 +7,7 @@
     reason = "a helper of tests says what it expects by panicking"
 )]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,8 @@ impl Cluster {
     fn run(&self, line: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_logctl"));
         command.args(line).stdin(Stdio::null());
-        command.env("LOGCTL_BROKERS", format!("127.0.0.1:{}", self.base_port));
+        let brokers = (0..NODES).map(|n| format!("127.0.0.1:{}", self.base_port + n));
+        command.env("LOGCTL_BROKERS", brokers.collect::<Vec<_>>().join(","));
         command.env_remove("LOGCTL_LOGD");
         command.envs(self.settings.iter().copied());
         let output = command.output().expect("logctl runs");
@@ -234,6 +236,55 @@ fn a_broker_outlives_its_command_a_kill_and_a_stop() {
         .dev(&["down"])
         .code(3)
         .says("there is no cluster in");
+}
+
+#[test]
+fn three_brokers_lose_one_and_go_on() {
+    let cluster = Cluster::new();
+    cluster.up(&[]).code(0);
+    assert_eq!(cluster.states(), ["up", "up", "up"]);
+    let ids: BTreeSet<_> = cluster
+        .nodes()
+        .iter()
+        .map(|row| row["broker_id"].as_i64())
+        .collect();
+    assert_eq!(
+        ids,
+        [1, 2, 3].map(Some).into(),
+        "each is a broker of one cluster"
+    );
+    cluster
+        .run(&["topic", "create", "orders", "-p", "3", "-r", "3"])
+        .code(0);
+    let lines = cluster.folder.path().join("lines");
+    std::fs::write(&lines, "1\n2\n3\n").expect("a file");
+    let lines = lines.to_str().expect("UTF-8");
+    for partition in ["0", "1", "2"] {
+        cluster
+            .run(&["produce", "orders", "-p", partition, "--file", lines])
+            .code(0);
+    }
+
+    cluster.dev(&["kill", "1"]).code(0);
+    for partition in ["0", "1", "2"] {
+        cluster
+            .run(&["produce", "orders", "-p", partition, "--file", lines])
+            .code(0);
+    }
+    assert_eq!(cluster.states(), ["down", "up", "up"]);
+    let read = cluster.run(&["consume", "orders", "-e"]);
+    assert_eq!(read.code(0).out.lines().count(), 18);
+    cluster.up(&[]).code(0);
+    assert_eq!(cluster.states(), ["up", "up", "up"]);
+    let down = cluster.dev(&["down", "-o", "json"]);
+    let ended = down.code(0).json()["nodes"]
+        .as_array()
+        .cloned()
+        .expect("rows");
+    assert!(
+        ended.iter().all(|node| node["result"] == "stopped"),
+        "{ended:?}"
+    );
 }
 
 #[test]

@@ -2,6 +2,10 @@
 //!
 //! Promise: what is shown was looked at now, not remembered.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use logd_client::{Client, RetryPolicy};
 use serde::Serialize;
 
 use super::layout::{Home, local};
@@ -11,6 +15,9 @@ use super::state::{self, Cluster, Node};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::{Shown, Table, or_dash};
+
+/// A broker that is ready answers at once.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,6 +58,8 @@ impl State {
 pub struct Row {
     node: u16,
     state: State,
+    /// What the cluster calls it, which `topic describe` shows; absent if nobody can be asked.
+    broker_id: Option<i32>,
     pid: Option<i32>,
     kafka: String,
     admin: String,
@@ -74,6 +83,7 @@ impl Shown for Status {
         let headers = [
             ">NODE",
             "STATE",
+            ">ID",
             ">PID",
             "KAFKA",
             "ADMIN",
@@ -86,6 +96,7 @@ impl Shown for Status {
             table.row([
                 row.node.to_string(),
                 row.state.name().to_owned(),
+                or_dash(row.broker_id),
                 or_dash(row.pid),
                 row.kafka.clone(),
                 row.admin.clone(),
@@ -115,6 +126,11 @@ pub async fn of(home: &Home, cluster: &Cluster) -> Status {
     for node in &cluster.nodes {
         nodes.push(row(home, node).await);
     }
+    let up = nodes.iter().filter(|row| row.state == State::Up);
+    let ids = broker_ids(up.map(|row| row.kafka.clone()).collect()).await;
+    for row in &mut nodes {
+        row.broker_id = ids.get(&row.kafka).copied();
+    }
     Status {
         dir: home.to_string(),
         bootstrap: cluster.bootstrap(),
@@ -129,6 +145,31 @@ pub async fn of_one(home: &Home, cluster: &Cluster, node: u16) -> Status {
     status
 }
 
+/// By address; empty if nobody of those can be asked.
+async fn broker_ids(up: Vec<String>) -> HashMap<String, i32> {
+    if up.is_empty() {
+        return HashMap::new();
+    }
+    let ask = async {
+        let client = Client::builder(up)
+            .client_id("logctl")
+            .connect_timeout(ASKED_WITHIN)
+            .request_timeout(ASKED_WITHIN)
+            .retry(RetryPolicy::until(ASKED_WITHIN));
+        let cluster = client
+            .connect()
+            .await
+            .ok()?
+            .admin()
+            .describe_cluster()
+            .await;
+        let brokers = cluster.ok()?.brokers.into_iter();
+        Some(brokers.map(|broker| (broker.addr, broker.id)).collect())
+    };
+    let asked = tokio::time::timeout(ASKED_WITHIN, ask).await;
+    asked.ok().flatten().unwrap_or_default()
+}
+
 async fn row(home: &Home, node: &Node) -> Row {
     let process = node.running();
     let readiness = match process {
@@ -141,6 +182,7 @@ async fn row(home: &Home, node: &Node) -> Row {
     Row {
         node: node.node,
         state: State::of(life, &readiness),
+        broker_id: None,
         pid: process.map(|process| process.pid),
         kafka: local(node.ports.kafka),
         admin: local(node.ports.admin),
@@ -197,9 +239,9 @@ mod tests {
         let home = Home::new("./.logd".into());
         let status = of(&home, &cluster).await;
         let table = "\
-NODE  STATE  PID  KAFKA           ADMIN           RPC             UPTIME  READINESS
-   1  down     -  127.0.0.1:9092  127.0.0.1:9644  127.0.0.1:9645       -  -
-   2  down     -  127.0.0.1:9093  127.0.0.1:9654  127.0.0.1:9655       -  -
+NODE  STATE  ID  PID  KAFKA           ADMIN           RPC             UPTIME  READINESS
+   1  down    -    -  127.0.0.1:9092  127.0.0.1:9644  127.0.0.1:9645       -  -
+   2  down    -    -  127.0.0.1:9093  127.0.0.1:9654  127.0.0.1:9655       -  -
 ";
         assert_eq!(status.table(), table);
         let json = serde_json::to_value(&status).unwrap();

@@ -70,7 +70,10 @@ fn next(home: &Home, cluster: &Cluster) -> Vec<String> {
         nodes => vec![
             bootstrap,
             format!("logctl topic create orders -p 3 -r {}", nodes.min(3)),
-            format!("{} && logctl topic describe orders", home.command("kill 1")),
+            format!(
+                "{} && echo hello | logctl produce orders",
+                home.command("kill 1")
+            ),
         ],
     }
 }
@@ -267,7 +270,7 @@ mod tests {
         assert_eq!(three[1], "logctl topic create orders -p 3 -r 3");
         assert_eq!(
             three[2],
-            "logctl dev kill 1 && logctl topic describe orders"
+            "logctl dev kill 1 && echo hello | logctl produce orders"
         );
         let two = next(&home, &Cluster::new(2, 9092));
         assert!(two[1].ends_with("-r 2"));
