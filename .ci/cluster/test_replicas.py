@@ -1,0 +1,98 @@
+"""Differences between replicas' files are found where they were planted; equal ones and unfinished tails are let pass."""
+
+import pathlib
+import sys
+import tempfile
+import unittest
+
+sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
+
+import replicas  # noqa: E402
+from harness.wire import batch  # noqa: E402
+
+LOG = "00ff-0"
+
+
+def log(*values, producer=None):
+    """One batch of one record for every value, at offsets 0, 1, 2, ..."""
+    return [batch([v], base=n, producer=producer or (7, 0, n)) for n, v in enumerate(values)]
+
+
+class Replicas(unittest.TestCase):
+    def setUp(self):
+        self.root = tempfile.TemporaryDirectory()
+        self.addCleanup(self.root.cleanup)
+        self.directories = {}
+
+    def replica(self, name, *segments, key=LOG):
+        """Every segment a list of batches."""
+        folder = pathlib.Path(self.root.name) / name / "logs" / key
+        folder.mkdir(parents=True)
+        offset = 0
+        for number, segment in enumerate(segments):
+            (folder / f"{offset:020}.{number:016x}.log").write_bytes(b"".join(segment))
+            offset += len(segment)
+        self.directories[name] = pathlib.Path(self.root.name) / name
+
+    def names(self, high=None):
+        return [name for name, _ in replicas.compare(self.directories, {LOG: high} if high is not None else {})]
+
+    def test_equal_replicas_whose_segments_end_elsewhere(self):
+        whole = log(b"a", b"b", b"c", b"d")
+        self.replica("one", whole)
+        self.replica("two", whole[:1], whole[1:])
+        self.assertEqual([], self.names(high=4))
+
+    def test_another_record(self):
+        self.replica("one", log(b"a", b"b", b"c"))
+        self.replica("two", log(b"a", b"x", b"c"))
+        self.assertEqual(["replica-differs"], self.names(high=3))
+
+    def test_bytes_changed_under_the_same_crc(self):
+        whole = b"".join(log(b"a", b"b"))
+        self.replica("one", [whole])
+        self.replica("two", [whole[:-2] + b"x" + whole[-1:]])
+        self.assertEqual(["replica-differs"], self.names(high=2))
+
+    def test_what_lies_beyond_the_high_watermark_may_differ(self):
+        self.replica("one", log(b"a", b"b", b"c"))
+        self.replica("two", log(b"a", b"b", b"x"))
+        self.replica("three", log(b"a", b"b"))
+        self.assertEqual([], self.names(high=2))
+        self.assertEqual(["replica-behind", "replica-differs"], sorted(self.names(high=3)))
+
+    def test_without_a_high_watermark_the_common_part_counts(self):
+        self.replica("one", log(b"a", b"b", b"c"))
+        self.replica("two", log(b"a", b"b"))
+        self.assertEqual([], self.names())
+        self.replica("three", log(b"x"))
+        self.assertEqual(["replica-differs"], self.names())
+
+    def test_a_missing_replica(self):
+        self.replica("one", log(b"a"))
+        self.replica("two", log(b"a"), key="other-0")
+        self.assertEqual(["replica-missing"], self.names(high=1))
+
+    def test_a_gap(self):
+        whole = log(b"a", b"b", b"c")
+        self.replica("one", whole[:1] + whole[2:])
+        self.assertEqual(["replica-gap"], self.names(high=3))
+
+    def test_a_sequence_that_was_appended_twice(self):
+        self.replica("one", log(b"a", b"a", producer=(7, 0, 4)))
+        self.assertEqual(["duplicate-sequence"], self.names(high=2))
+        # Producers without a number have no sequence to repeat.
+        self.directories = {}
+        self.replica("two", log(b"a", b"a", producer=(-1, -1, -1)))
+        self.assertEqual([], self.names(high=2))
+
+    def test_a_cut_last_batch_is_not_part_of_the_log(self):
+        whole = log(b"a", b"b")
+        self.replica("one", whole)
+        self.replica("two", [whole[0], whole[1][:-3]])
+        self.assertEqual([], self.names(high=1))
+        self.assertEqual(["replica-behind"], self.names(high=2))
+
+
+if __name__ == "__main__":
+    unittest.main()
