@@ -65,7 +65,7 @@ class Workload:
 
     def create_topic(self, within=30):
         admin = AdminClient(self.settings(CLIENT))
-        topic = NewTopic(TOPIC, self.partitions, self.replication, config={"segment.bytes": str(256 << 10)})
+        topic = NewTopic(TOPIC, self.partitions, self.replication, config={"segment.bytes": str(64 << 10)})
 
         def created():
             try:
@@ -112,11 +112,18 @@ class Workload:
                 # Whoever has a hundred partitions visits more of them at a time, so that each is visited ten times a second.
                 keys = [next(turn) for _ in range(max(2, self.partitions // 5))]
                 self.send(producer, process, [key for key in keys for _ in range(chance.choice((1, 1, 1, 3)))], fatal)
-                producer.poll(TICK_SECONDS)
+                self.reports_for(producer, TICK_SECONDS)
             # Longer than the longest timeout of a record, so that every outcome is reported.
             producer.flush(timeout_ms / 1000 + 5)
             if self.stopping.is_set():
                 return
+
+    @staticmethod
+    def reports_for(producer, seconds):
+        """Takes delivery reports for so long: `poll` alone returns at the first."""
+        until_then = time.monotonic() + seconds
+        while (left := until_then - time.monotonic()) > 0:
+            producer.poll(left)
 
     def send(self, producer, process, keys, fatal):
         value = [["send", *key, None, next(self.values[key])] for key in keys]
