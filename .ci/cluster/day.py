@@ -24,7 +24,7 @@ import replicas
 from harness.report import until
 from network import Loopback, Namespaces
 from processes import Cluster
-from workload import CLIENT, TOPIC, Workload
+from workload import QUIET, TOPIC, Workload
 
 CATCH_UP_WITHIN = 40
 
@@ -75,7 +75,7 @@ class Day:
 
     def topic_id(self):
         """As folders are named by it."""
-        admin = AdminClient({**CLIENT, "bootstrap.servers": self.cluster.bootstrap})
+        admin = AdminClient({**QUIET, "bootstrap.servers": self.cluster.bootstrap})
         topic = admin.describe_topics(TopicCollection([TOPIC]), request_timeout=10)[TOPIC].result(15)
         bits = topic.topic_id.get_most_significant_bits() % 2**64 << 64 | topic.topic_id.get_least_significant_bits() % 2**64
         return f"{bits:032x}"

@@ -68,10 +68,17 @@ class Broker:
             self.process.kill()
             self.process.wait()
 
-    def stop(self, within=40):
-        """SIGTERM; the exit status."""
+    def terminate(self):
+        """SIGTERM, once: a second one would make it exit at once."""
         self.expected_end = True
         self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, within=40):
+        """SIGTERM; the exit status."""
+        self.terminate()
+        return self.ends(within)
+
+    def ends(self, within=40):
         try:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
@@ -167,9 +174,8 @@ class Cluster:
         """All in order; {broker's name: exit status}."""
         running = [broker for broker in self.brokers if broker.alive()]
         for broker in running:
-            broker.expected_end = True
-            broker.process.send_signal(signal.SIGTERM)
-        return {broker.name: broker.stop() for broker in running}
+            broker.terminate()
+        return {broker.name: broker.ends() for broker in running}
 
     def close(self):
         for broker in self.brokers:

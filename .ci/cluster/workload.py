@@ -23,6 +23,8 @@ TICK_SECONDS = 0.025
 # A client gives up on a silent broker after this long, not after Kafka's 30 s and more: the broker's part of a gap shall show.
 CLIENT = {"socket.timeout.ms": 3000, "socket.connection.setup.timeout.ms": 2000, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500,
           "topic.metadata.refresh.interval.ms": 2000, "retry.backoff.ms": 50, "retry.backoff.max.ms": 500}
+# Nobody polls an admin client, so its log would go to standard error.
+QUIET = {**CLIENT, "log_level": 0}
 PRODUCER = {**CLIENT, "enable.idempotence": True, "acks": "all", "linger.ms": 5, "request.timeout.ms": 3000, "queue.buffering.max.messages": 20_000}
 CONSUMER = {**CLIENT, "enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 200, "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 1000, "fetch.error.backoff.ms": 100}
@@ -64,7 +66,7 @@ class Workload:
         return {**base, "bootstrap.servers": self.bootstrap, "logger": self.logger, **{k.replace("_", "."): v for k, v in more.items()}}
 
     def create_topic(self, within=30):
-        admin = AdminClient(self.settings(CLIENT))
+        admin = AdminClient(self.settings(QUIET))
         topic = NewTopic(TOPIC, self.partitions, self.replication, config={"segment.bytes": str(64 << 10)})
 
         def created():
@@ -238,7 +240,7 @@ class Workload:
     # --- what is told about the log ------------------------------------------------------------------------------
 
     def watch(self, name, _):
-        admin = AdminClient(self.settings(CLIENT))
+        admin = AdminClient(self.settings(QUIET))
         group = Consumer(self.settings(CONSUMER, group_id=GROUP))  # never joins
         while not self.stopping.wait(0.5):
             self.ask_bounds(admin, name)
@@ -253,7 +255,9 @@ class Workload:
             futures = admin.list_offsets({TopicPartition(*key): spec for key in self.keys}, request_timeout=4)
             for tp, future in futures.items():
                 try:
-                    found[tp.topic, tp.partition, name] = future.result(10).offset
+                    offset = future.result(10).offset
+                    if offset >= 0:  # librdkafka's number for "not told", when a broker was away
+                        found[tp.topic, tp.partition, name] = offset
                 except KafkaException as problem:
                     self.logger.info("offsets of %s/%s: %s", tp.topic, tp.partition, problem)
         value = [[*key, found.get((*key, "start")), found.get((*key, "end"))] for key in self.keys]
@@ -276,7 +280,7 @@ class Workload:
 
     def read_everything(self, within=60, patience=15):
         """After healing: every partition from its beginning to the highest offset known. {key: end of the log}."""
-        admin = AdminClient(self.settings(CLIENT))
+        admin = AdminClient(self.settings(QUIET))
         ends, deadline = {}, time.monotonic() + within
         while len(ends) < len(self.keys) and time.monotonic() < deadline:
             ends.update(self.ask_bounds(admin))
