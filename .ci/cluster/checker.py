@@ -2,7 +2,7 @@
 
 Promise: pure, linear in the history, and every anomaly carries the records and operations that show it. The algorithm
 is that of Jepsen's Kafka workload without its transactions: logs from all that was seen, a version order per partition,
-then one check after another. `history` describes the input; README.md beside this file says what each anomaly means.
+then one check after another. `history` describes the input, README.md says what each anomaly means.
 
 Not here: cycles between transactions (there are no transactions yet); replicas' files (see `replicas`).
 """
