@@ -171,10 +171,15 @@ impl Node {
         let leaders = Arc::new(Leaders::default());
         let identity = disk.identity();
         let seeds = config.node.seeds.clone();
-        let door = Door::new(identity.id, identity.start, seeds, leaders.clone());
+        let vetting = cluster::Vetting::new(disk.clone(), config.node.data_dir.clone());
+        let (id, start) = (identity.id, identity.start);
+        let door = Door::new(id, start, seeds, leaders.clone(), vetting.clone());
         let hearing = Hearing::default();
         let heard = hearing.clone();
-        let exchange = Exchange::new(Arc::new(move |disk| heard.hears(disk)));
+        let exchange = Exchange::new(
+            Arc::new(move |disk| heard.hears(disk)),
+            Arc::new(move || vetting.is_done()),
+        );
         let served = Served {
             household: door.clone(),
             hearing: hearing.clone(),
@@ -203,6 +208,10 @@ impl Node {
         tasks.spawn(cluster::follow_brokers(cluster.clone(), data_dir));
         tasks.spawn(cluster::keep_metadata_members(cluster.clone()));
         tasks.spawn(cluster::publish_leaders(leaders, cluster.node_id(), peers));
+        tasks.spawn(cluster::tell_acknowledged(
+            cluster.clone(),
+            registry.clone(),
+        ));
         tasks.spawn(cluster::avoid_slow_disk(cluster.clone(), syncs));
         tasks.spawn(claims.clone().keep(cluster.clone(), registry.clone()));
         let reconciler = Reconciler {

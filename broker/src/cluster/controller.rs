@@ -10,6 +10,7 @@ use super::start::Surroundings;
 use super::state::{
     Answer, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, TopicId, UNASSIGNED,
 };
+use super::vetting::Vetting;
 use crate::partition::Registry;
 use crate::peers::{Address, Client, Hearing, Peers, RpcError};
 use crate::raft::{Group, Proposal, ProposeError, ReplicaId};
@@ -70,6 +71,7 @@ pub struct Cluster {
     view: View,
     pub(super) peers: Peers,
     leaders: Arc<Leaders>,
+    pub(super) vetting: Arc<Vetting>,
     pub(super) registry: Arc<Registry>,
     defaults: (i32, i16),
     /// Next id and end of the block this broker was given.
@@ -105,6 +107,7 @@ impl Cluster {
             view,
             peers: around.peers.clone(),
             leaders: around.door.leaders(),
+            vetting: around.door.vetting(),
             registry: around.registry.clone(),
             defaults: (spec.default_partitions, spec.default_replication),
             producer_ids: Mutex::new(0..0),

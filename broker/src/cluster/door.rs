@@ -6,6 +6,7 @@
 use super::controller::Cluster;
 use super::leaders::Leaders;
 use super::state::{Answer, BrokerInfo, Command, UNASSIGNED};
+use super::vetting::Vetting;
 use crate::peers::{Household, replica_of};
 use crate::raft::ReplicaId;
 use bytes::Bytes;
@@ -26,6 +27,7 @@ const FEATURE_VERSION: u32 = 1;
 pub struct Door {
     identity: RwLock<Identity>,
     leaders: Arc<Leaders>,
+    vetting: Arc<Vetting>,
     cluster: OnceLock<Weak<Cluster>>,
     /// From here on others may know our start from ourselves.
     registering: AtomicBool,
@@ -40,7 +42,13 @@ impl std::fmt::Debug for Door {
 }
 
 impl Door {
-    pub fn new(disk: u128, start: u64, seeds: Vec<String>, leaders: Arc<Leaders>) -> Arc<Self> {
+    pub fn new(
+        disk: u128,
+        start: u64,
+        seeds: Vec<String>,
+        leaders: Arc<Leaders>,
+        vetting: Arc<Vetting>,
+    ) -> Arc<Self> {
         let identity = Identity {
             cluster_id: String::new(),
             node_id: None,
@@ -54,6 +62,7 @@ impl Door {
         Arc::new(Self {
             identity: RwLock::new(identity),
             leaders,
+            vetting,
             cluster: OnceLock::new(),
             registering: AtomicBool::new(false),
             overtaken: watch::channel(None).0,
@@ -65,6 +74,10 @@ impl Door {
         let identity = self.identity.read();
         let bytes = <[u8; 16]>::try_from(&identity.disk_incarnation[..]).unwrap_or_default();
         replica_of(u128::from_be_bytes(bytes))
+    }
+
+    pub(super) fn vetting(&self) -> Arc<Vetting> {
+        self.vetting.clone()
     }
 
     pub fn leaders(&self) -> Arc<Leaders> {
@@ -198,6 +211,15 @@ impl Household for Door {
                     ..ProposeResponse::default()
                 },
             }
+        })
+    }
+
+    fn acknowledged(&self, from: ReplicaId, said: rpc::Acknowledged) -> BoxFuture<'static, ()> {
+        let (vetting, cluster) = (self.vetting.clone(), self.cluster());
+        Box::pin(async move {
+            let looked = move || vetting.remembered(from, &said, cluster.as_deref());
+            // A panic there is a bug; the peer is answered all the same.
+            let _ = tokio::task::spawn_blocking(looked).await;
         })
     }
 

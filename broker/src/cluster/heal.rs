@@ -77,6 +77,21 @@ pub fn begin(data_dir: &Path, log: &Log) -> io::Result<()> {
     )
 }
 
+/// Notes how far a replica must come that is behind what it had acknowledged. Durable on return.
+///
+/// # Errors
+/// If the note cannot be written.
+pub fn set_floor(data_dir: &Path, key: LogKey, floor: u64) -> io::Result<()> {
+    let path = path_of(data_dir, key);
+    let known = read(&path)?;
+    let note = Note {
+        floor: floor.max(known.as_ref().map_or(0, |n| n.floor)),
+        vote: known.as_ref().and_then(|n| n.vote.clone()),
+        replaced: known.is_none_or(|n| n.replaced),
+    };
+    write(&path, &note)
+}
+
 /// Opens a replica's log; one that is to be written again is thrown away first. Says how far it must
 /// come before it votes. Blocks.
 ///

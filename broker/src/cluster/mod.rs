@@ -19,6 +19,7 @@ mod slow_disk;
 mod start;
 mod state;
 mod takeover;
+mod vetting;
 mod voters;
 
 pub use card::{Card, CardError};
@@ -38,3 +39,4 @@ pub use state::{
     TopicRecord,
 };
 pub use takeover::Takeover;
+pub use vetting::{Vetting, tell_acknowledged};

@@ -10,6 +10,7 @@ use super::door::Door;
 use super::formation::{Heard, Verdict, decide};
 use super::metadata::{METADATA_TOPIC, Metadata, View};
 use super::state::{Answer, BrokerInfo, Command, Refusal, UNASSIGNED};
+use super::vetting::tell_acknowledged;
 use crate::partition::Registry;
 use crate::peers::{Address, Client, Peers, Standing, replica_of};
 use crate::raft::{Group, GroupSpec, Links, OpenError, ProposeError, ReplicaId, Timers, unstamped};
@@ -118,6 +119,7 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         around.door.belongs_to(&card.cluster_id, Some(card.node_id));
         around.peers.set(&addresses(card));
     }
+    around.door.vetting().among(&around.peers);
     let (metadata, view) = Metadata::new();
     let group = GroupSpec {
         name: "metadata".into(),
@@ -140,6 +142,10 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
     let node_id = tokio::select! {
         registered = register(&cluster, &spec, &around, way) => registered?,
         start = overtaken(&around.door) => return Err(old_disk(&around, start)),
+        // After a restart of all nobody votes before everybody has said that.
+        () = tell_acknowledged(cluster.clone(), around.registry.clone()) => {
+            return Err(ProposeError::Stopped("the links to peers are gone".into()).into());
+        }
     };
     cluster.settle(node_id);
     around.door.belongs_to(cluster.cluster_id(), Some(node_id));

@@ -91,7 +91,7 @@ pub(super) fn outlooks(cluster: &Cluster, orphans: &rpc::Orphans) -> rpc::Outloo
             index: outlook.last.1,
         });
         Some(rpc::Outlook {
-            votes: outlook.votes || partition.may_found(),
+            votes: cluster.vetting.is_done() && (outlook.votes || partition.may_found()),
             led: outlook.leader.is_some_and(hears),
             term: outlook.term,
             last,
@@ -141,7 +141,7 @@ impl Takeover {
                 since.entry(orphan.key()).or_insert_with(Instant::now);
             }
             let any = !orphans.is_empty();
-            if any {
+            if any && self.cluster.vetting.is_done() {
                 for part in orphans.chunks(GROUPS_MAX) {
                     self.settle(part, &now, &since, &room).await;
                 }

@@ -38,6 +38,7 @@ use parking_lot::RwLock;
 use replica::{Progress, Replica};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Mutex, watch};
 
 /// Who leads, in Kafka's terms.
@@ -108,7 +109,7 @@ pub struct Partition {
     index: i32,
     replica: ReplicaId,
     founders: BTreeSet<ReplicaId>,
-    floor: u64,
+    floor: AtomicU64,
     node_of: NodeOf,
     heard_by: HeardBy,
     config: RwLock<Arc<TopicConfig>>,
@@ -162,7 +163,7 @@ impl Partition {
             index: spec.index,
             replica: spec.replica,
             founders: spec.founders,
-            floor: spec.floor,
+            floor: AtomicU64::new(spec.floor),
             node_of: spec.node_of,
             heard_by: spec.heard_by,
             config: RwLock::new(spec.config),
@@ -226,7 +227,7 @@ impl Partition {
     /// True if this disk is one that the group was to be born with, and nobody has written to it yet.
     pub fn may_found(&self) -> bool {
         let bounds = self.log.bounds();
-        self.floor == 0
+        self.floor.load(Ordering::Acquire) == 0
             && self.founders.contains(&self.replica)
             && bounds.last.is_none()
             && bounds.purged.is_none()
@@ -239,12 +240,18 @@ impl Partition {
 
     /// True if it was written again after damage, and holds everything that it had acknowledged.
     pub fn is_whole_again(&self) -> bool {
-        self.floor > 0 && self.group.may_vote()
+        self.floor.load(Ordering::Acquire) > 0 && self.group.may_vote()
+    }
+
+    /// It votes only while it holds this index: it has acknowledged it.
+    pub fn raise_floor(&self, index: u64) {
+        self.floor.fetch_max(index, Ordering::AcqRel);
+        self.group.raise_floor(index);
     }
 
     /// True while it lacks what it had acknowledged before it was damaged.
     pub fn misses_entries(&self) -> bool {
-        self.floor > 0 && !self.group.may_vote()
+        self.floor.load(Ordering::Acquire) > 0 && !self.group.may_vote()
     }
 
     /// Lets every member hear from this leader.

@@ -44,7 +44,7 @@ async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         timers: Timers::None,
         links: Links {
             transport: Arc::new(crate::raft::Alone),
-            exchange: crate::raft::Exchange::new(Arc::new(|_| false)),
+            exchange: crate::raft::Exchange::new(Arc::new(|_| false), Arc::new(|| true)),
         },
         on_role: Arc::new(|_| {}),
         config,

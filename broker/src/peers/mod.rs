@@ -22,8 +22,8 @@ use link::Link;
 use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::group_message::Kind;
 use logd_proto::rpc::v1::{
-    GroupMessage, Identity, JoinRequest, JoinResponse, Leaders, Orphans, Outlooks, ProposeRequest,
-    ProposeResponse,
+    Acknowledged, GroupMessage, Identity, JoinRequest, JoinResponse, Leaders, Orphans, Outlooks,
+    ProposeRequest, ProposeResponse,
 };
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -55,6 +55,9 @@ pub trait Household: Send + Sync + 'static {
     fn propose(&self, request: ProposeRequest) -> BoxFuture<'static, ProposeResponse>;
     fn leaders(&self, leaders: Leaders);
     fn outlooks(&self, orphans: Orphans) -> Outlooks;
+
+    /// A peer says how far this broker's disk had acknowledged what the peer leads.
+    fn acknowledged(&self, from: ReplicaId, said: Acknowledged) -> BoxFuture<'static, ()>;
 }
 
 /// Where a peer is.
@@ -150,6 +153,19 @@ impl Peers {
                 why: "it answers something else".into(),
             }),
         }
+    }
+
+    /// Tells a peer what it has acknowledged; returns when it has noted that.
+    ///
+    /// # Errors
+    /// As [`Peers::tell`].
+    pub async fn acknowledged(
+        &self,
+        to: ReplicaId,
+        said: Acknowledged,
+        patience: Duration,
+    ) -> Result<(), CallError> {
+        self.tell(to, Body::Acknowledged(said), patience).await
     }
 
     /// How recently we have heard of whom.

@@ -167,6 +167,14 @@ async fn read(
                 let outlooks = served.household.outlooks(orphans);
                 let _ = answers.send(answer(Body::Outlooks(outlooks))).await;
             }
+            Some(Body::Acknowledged(said)) => {
+                let noted = served.household.acknowledged(disk, said);
+                tokio::spawn(async move {
+                    noted.await;
+                    let _ = answers.send(answer(Body::Done(Done {}))).await;
+                    drop(permit);
+                });
+            }
             Some(Body::Ping(ping)) => {
                 served.hearing.heard(disk, ping.disk_is_slow);
                 let _ = answers.send(answer(Body::Done(Done {}))).await;

@@ -30,11 +30,15 @@ trait Member: Send + Sync {
 /// Whether a disk's broker has been heard a moment ago.
 pub type Hears = Arc<dyn Fn(ReplicaId) -> bool + Send + Sync>;
 
+/// Whether this broker's disk may vote at all.
+pub type Vetted = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// This broker's open groups.
 #[derive(Clone)]
 pub struct Exchange {
     groups: Arc<RwLock<HashMap<LogKey, Arc<dyn Member>>>>,
     hears: Hears,
+    vetted: Vetted,
 }
 
 impl std::fmt::Debug for Exchange {
@@ -44,10 +48,11 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    pub fn new(hears: Hears) -> Self {
+    pub fn new(hears: Hears, vetted: Vetted) -> Self {
         Self {
             groups: Arc::default(),
             hears,
+            vetted,
         }
     }
 
@@ -67,6 +72,7 @@ impl Exchange {
             log,
             timers,
             hears: self.hears.clone(),
+            vetted: self.vetted.clone(),
         };
         self.groups.write().insert(key, Arc::new(door));
     }
@@ -108,11 +114,17 @@ struct Door<A: Apply> {
     log: Log,
     timers: Timers,
     hears: Hears,
+    vetted: Vetted,
 }
 
 impl<A: Apply> Door<A> {
     /// Why a candidate gets no vote here.
     fn refusal(&self, request: &rpc::VoteRequest) -> Option<String> {
+        if !(self.vetted)() {
+            return Some(
+                "this broker has just started, and waits for what others know of its disk".into(),
+            );
+        }
         if !self.is_whole() {
             return Some("this replica does not hold yet what it had before it was damaged".into());
         }

@@ -105,7 +105,7 @@ pub(super) struct RoleCell {
     abandoned: AtomicU64,
     /// In this term the leader hands over to this replica.
     heir: Mutex<Option<(u64, ReplicaId)>>,
-    floor: u64,
+    floor: AtomicU64,
     changed: tokio::sync::watch::Sender<()>,
     on_role: OnRole,
 }
@@ -118,7 +118,7 @@ impl RoleCell {
             began: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             heir: Mutex::new(None),
-            floor,
+            floor: AtomicU64::new(floor),
             changed: tokio::sync::watch::channel(()).0,
             on_role,
         }
@@ -150,7 +150,7 @@ impl RoleCell {
 
     /// Whether a replica with this last index may vote.
     pub fn may_vote(&self, last_index: u64) -> bool {
-        last_index >= self.floor
+        last_index >= self.floor.load(Ordering::Acquire)
     }
 
     /// Who leads by the last vote, whether or not it still does.
@@ -298,6 +298,11 @@ impl<A: Apply> Group<A> {
     /// A disk has restarted, or says itself that it does not lead this group any more.
     pub fn abandoned_by(&self, leader: ReplicaId) {
         self.role.abandoned_by(leader);
+    }
+
+    /// This replica votes only while it holds this index: it has acknowledged it.
+    pub fn raise_floor(&self, index: u64) {
+        self.role.floor.fetch_max(index, Ordering::AcqRel);
     }
 
     /// Whether this replica holds everything that it ever acknowledged.
