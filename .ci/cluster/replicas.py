@@ -40,6 +40,10 @@ def logs(directory):
         found = []
         # Names begin with the zero-padded base offset.
         for path in sorted(folder.glob("*.log")):
+            # A truncation ends a segment and starts the next one where it cut: what stands behind that is not in the log.
+            start = int(path.name.split(".")[0])
+            while found and found[-1].base >= start:
+                found.pop()
             found += batches(path.read_bytes())[0]
         out[folder.name] = found
     return out

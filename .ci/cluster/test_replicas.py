@@ -73,6 +73,17 @@ class Replicas(unittest.TestCase):
         self.replica("two", log(b"a"), key="other-0")
         self.assertEqual(["replica-missing"], self.names(high=1))
 
+    def test_what_a_truncation_cut_off_is_not_part_of_the_log(self):
+        whole = log(b"a", b"b", b"c")
+        self.replica("one", whole)
+        # The first segment still holds what was truncated; the next one begins where it was cut.
+        folder = pathlib.Path(self.root.name) / "two" / "logs" / LOG
+        folder.mkdir(parents=True)
+        (folder / f"{0:020}.{1:016x}.log").write_bytes(b"".join(log(b"a", b"x", b"y", b"z")))
+        (folder / f"{1:020}.{2:016x}.log").write_bytes(b"".join(whole[1:]))
+        self.directories["two"] = folder.parents[1]
+        self.assertEqual([], self.names(high=3))
+
     def test_a_gap(self):
         whole = log(b"a", b"b", b"c")
         self.replica("one", whole[:1] + whole[2:])

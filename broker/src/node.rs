@@ -513,7 +513,9 @@ fn partition_spec(
     links: Links,
     hearing: Hearing,
 ) -> SpecOf {
-    let heard_by: crate::partition::HeardBy = Arc::new(move |disk| hearing.is_heard_by(disk));
+    let heard = hearing.clone();
+    let heard_by: crate::partition::HeardBy = Arc::new(move |disk| heard.is_heard_by(disk));
+    let lapses: crate::partition::Lapses = Arc::new(move || hearing.lapses());
     let t = &config.topics;
     let defaults = TopicDefaults {
         max_message_bytes: t.max_message_bytes,
@@ -535,6 +537,7 @@ fn partition_spec(
         floor: 0,
         founds: topic.founder(&cluster.view(), index) == Some(cluster.disk()),
         heard_by: heard_by.clone(),
+        lapses: lapses.clone(),
         timers: Timers::None,
         links: links.clone(),
         on_role: {

@@ -11,7 +11,7 @@ mod overview;
 
 use super::errors::told;
 use super::{Answer, Answering, Context, Services, later};
-use crate::group::{Name, Refusal};
+use crate::group::{Name, OFFSETS_TOPIC, Refusal};
 use logd_proto::api::Request;
 use logd_proto::{ErrorCode, StrBytes};
 use std::future::Future;
@@ -34,13 +34,29 @@ pub async fn take(services: Arc<Services>, context: Context, request: Request) -
         }
         Request::OffsetFetch(r) => {
             let topics = services.cluster.view();
-            later(offsets::fetch(groups, topics, &context, r).await)
+            let coordinates = services.clone();
+            later(offsets::fetch(groups, topics, coordinates, &context, r).await)
         }
         Request::DescribeGroups(r) => later(overview::describe(groups, &context, r).await),
         Request::ListGroups(r) => later(overview::list(groups.clone(), r)),
         // Whatever else the table serves has its own row above; a client that gets here sees its
         // connection end rather than a wrong answer.
         _ => Box::pin(std::future::ready(Answer::Close)),
+    }
+}
+
+impl offsets::Coordinates for Services {
+    async fn is_current(&self, group: &str) -> bool {
+        let view = self.cluster.view();
+        let Some(topic) = view.topic(OFFSETS_TOPIC) else {
+            return false;
+        };
+        let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let index = logd_proto::offsets_topic::partition_of(group, partitions);
+        match self.partitions.get(&topic.id, index) {
+            Some(partition) => partition.is_current().await,
+            None => false,
+        }
     }
 }
 

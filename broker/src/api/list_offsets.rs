@@ -100,6 +100,7 @@ async fn look_up(
     let code = |e: ReadError| errors::read(&e);
     partition
         .check_epoch(wanted.current_leader_epoch)
+        .await
         .map_err(|error| match error {
             // Elected, but what was committed before is not known yet: the client asks again, here.
             ReadError::NotLeader { .. } if partition.outlook().leads => {

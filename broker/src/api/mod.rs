@@ -106,7 +106,7 @@ impl Handler for Api {
             Request::Produce(r) => produce::take(services, context, r).await,
             Request::Fetch(r) => later(fetch::answer(services, context, r)),
             Request::ListOffsets(r) => later(list_offsets::answer(services, context, r)),
-            Request::OffsetForLeaderEpoch(r) => ready(leader_epoch::answer(&services, r)),
+            Request::OffsetForLeaderEpoch(r) => later(leader_epoch::answer(services, r)),
             Request::CreateTopics(r) => later(topics::create(services, r)),
             Request::DeleteTopics(r) => later(topics::delete(services, context, r)),
             Request::InitProducerId(r) => later(producer_id::answer(services, r)),

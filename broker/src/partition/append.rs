@@ -216,7 +216,7 @@ impl Partition {
     /// Who was elected a moment ago serves soon: no client need look for another leader.
     async fn lead(&self) -> Result<Leadership, AppendError> {
         let leadership = self.leadership();
-        if self.is_current() {
+        if self.is_heard() {
             return Ok(leadership);
         }
         let taking_over = self.outlook().leads && !leadership.serving;
@@ -225,7 +225,7 @@ impl Partition {
             drop(self.serving(TAKEOVER_PATIENCE).await);
         }
         let leadership = self.leadership();
-        if self.is_current() {
+        if self.is_heard() {
             Ok(leadership)
         } else {
             Err(not_leader(leadership))

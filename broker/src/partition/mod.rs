@@ -55,6 +55,9 @@ pub struct Leadership {
 /// How long a leader that hands over waits for what is in flight.
 const SETTLE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long a majority may take to say that it has elected nobody else.
+const CONFIRM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The offsets that clients see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
@@ -72,6 +75,9 @@ pub struct EpochEnd {
     pub epoch: i32,
     pub end_offset: i64,
 }
+
+/// Rises whenever a voter may have turned to somebody else without our knowing.
+pub type Lapses = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Which broker a disk belongs to, if any.
 pub type NodeOf = Arc<dyn Fn(ReplicaId) -> Option<i32> + Send + Sync>;
@@ -95,6 +101,7 @@ pub struct Spec {
     pub floor: u64,
     /// Whether a voter has heard this broker a moment ago.
     pub heard_by: HeardBy,
+    pub lapses: Lapses,
     pub timers: Timers,
     pub links: Links,
     pub on_role: OnRole,
@@ -112,6 +119,9 @@ pub struct Partition {
     floor: AtomicU64,
     node_of: NodeOf,
     heard_by: HeardBy,
+    lapses: Lapses,
+    /// The term and the lapse in which a majority was last made sure of.
+    confirmed: parking_lot::Mutex<Option<(i32, u64)>>,
     config: RwLock<Arc<TopicConfig>>,
     disk: Disk,
     log: Log,
@@ -166,6 +176,8 @@ impl Partition {
             floor: AtomicU64::new(spec.floor),
             node_of: spec.node_of,
             heard_by: spec.heard_by,
+            lapses: spec.lapses,
+            confirmed: parking_lot::Mutex::new(None),
             config: RwLock::new(spec.config),
             disk,
             log,
@@ -311,10 +323,31 @@ impl Partition {
         }
     }
 
-    /// True if we lead, and a majority has heard us a moment ago: nobody else can have been elected.
-    pub fn is_current(&self) -> bool {
+    /// True if we lead as far as we know, and a majority has heard us a moment ago.
+    pub fn is_heard(&self) -> bool {
         let heard = |voter| voter == self.replica || (self.heard_by)(voter);
         self.leadership().serving && self.group.has_majority(heard)
+    }
+
+    /// True if we lead and nobody else can have been elected: a majority was asked in this term, and has
+    /// heard us without a break since.
+    pub async fn is_current(&self) -> bool {
+        if self.is_alone() {
+            return self.leadership().serving;
+        }
+        // Read before a majority is asked: a lapse during the question makes the next caller ask again.
+        let now = (self.leadership().epoch, (self.lapses)());
+        if !self.is_heard() {
+            return false;
+        }
+        if *self.confirmed.lock() == Some(now) {
+            return true;
+        }
+        if self.group.renew_lease(CONFIRM_PATIENCE).await.is_err() {
+            return false;
+        }
+        *self.confirmed.lock() = Some(now);
+        self.is_heard() && self.leadership().epoch == now.0
     }
 
     /// Waits until everything that the log holds now is committed; false if that takes longer.

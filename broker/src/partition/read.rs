@@ -46,7 +46,7 @@ impl Partition {
     ///
     /// # Errors
     /// Fencing and leadership errors (KIP-320).
-    pub fn check_epoch(&self, found: i32) -> Result<(), ReadError> {
+    pub async fn check_epoch(&self, found: i32) -> Result<(), ReadError> {
         let leadership = self.leadership();
         let current = leadership.epoch;
         if found >= 0 && found < current {
@@ -55,7 +55,7 @@ impl Partition {
         if found > current {
             return Err(ReadError::UnknownLeaderEpoch { found, current });
         }
-        if !self.is_current() {
+        if !self.is_current().await {
             return Err(ReadError::NotLeader {
                 leader: leadership.leader,
                 epoch: current,
@@ -69,7 +69,7 @@ impl Partition {
     /// # Errors
     /// Leadership and fencing, an offset outside the log, or a damaged or unreadable file.
     pub async fn read(&self, request: ReadRequest) -> Result<ReadOutcome, ReadError> {
-        self.check_epoch(request.current_leader_epoch)?;
+        self.check_epoch(request.current_leader_epoch).await?;
         let offsets = self.offsets();
         if request.offset < offsets.log_start || request.offset > offsets.log_end {
             return Err(ReadError::OffsetOutOfRange {

@@ -41,6 +41,7 @@ async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         founds: true,
         floor: 0,
         heard_by: Arc::new(|_| false),
+        lapses: Arc::new(|| 0),
         timers: Timers::None,
         links: Links {
             transport: Arc::new(crate::raft::Alone),

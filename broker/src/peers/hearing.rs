@@ -3,14 +3,15 @@
 //! Two clocks per peer. *Heard* is when its last ping came: for so long we vote for nobody against it.
 //! *Answered* is when the last of our pings that it answered was sent: for so long it votes for nobody
 //! against us, as it got that ping later than that. Both last [`SILENCE`], so a leader that is still
-//! answered by a majority cannot have been replaced.
+//! answered by a majority, without a lapse since it last made sure of that majority, cannot have been
+//! replaced.
 //! Monotonic time of this machine alone; it runs on while the process is stopped.
 
 use crate::raft::ReplicaId;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -30,6 +31,8 @@ struct Times {
 pub struct Hearing {
     peers: Arc<RwLock<HashMap<ReplicaId, Times>>>,
     own_disk_is_slow: Arc<AtomicBool>,
+    /// How often a peer was without our word for so long that it may have voted for somebody else.
+    lapses: Arc<AtomicU64>,
 }
 
 impl Hearing {
@@ -60,7 +63,17 @@ impl Hearing {
     pub(super) fn answered(&self, disk: ReplicaId, sent: Instant) {
         let mut times = self.peers.write();
         let answered = &mut times.entry(disk).or_default().answered;
+        if !recent(*answered) {
+            // Before the answer counts: who sees that it is heard sees the lapse too.
+            self.lapses.fetch_add(1, Ordering::AcqRel);
+        }
         *answered = (*answered).max(Some(sent));
+    }
+
+    /// Rises whenever a peer hears us again that may have voted for somebody else meanwhile: what was known
+    /// of its allegiance counts no more.
+    pub fn lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
     }
 
     /// The peer's process has ended: nothing it said counts any more.
@@ -99,6 +112,12 @@ mod tests {
         assert!(hearing.hears(1) && hearing.is_heard_by(1));
         tokio::time::advance(SILENCE / 2).await;
         assert!(!hearing.hears(1) && hearing.is_heard_by(1));
+        assert_eq!(hearing.lapses(), 1, "it was never heard before");
+        hearing.answered(1, Instant::now());
+        assert_eq!(hearing.lapses(), 1);
+        tokio::time::advance(SILENCE).await;
+        hearing.answered(1, Instant::now());
+        assert_eq!(hearing.lapses(), 2);
         hearing.gone(1);
         assert!(!hearing.is_heard_by(1));
     }

@@ -45,6 +45,12 @@ pub(super) trait Topics {
     fn name_of(&self, id: &Uuid) -> Option<Name>;
 }
 
+/// Whether this broker still coordinates a group: asked after its state was read, so that one that was cut
+/// off for a while tells nobody offsets that its successor has moved on from.
+pub(super) trait Coordinates {
+    fn is_current(&self, group: &str) -> impl Future<Output = bool> + Send;
+}
+
 impl Topics for ClusterState {
     fn id_of(&self, name: &str) -> Option<Uuid> {
         self.topic(name).map(|topic| topic.id)
@@ -198,19 +204,20 @@ struct Underway {
 
 /// A transaction's offsets would be unstable until it ends (`require_stable`); no offset here
 /// belongs to a transaction, so all are stable.
-pub(super) async fn fetch<T: Topics + Send + Sync + 'static>(
+pub(super) async fn fetch<T: Topics + Send + Sync + 'static, C: Coordinates + 'static>(
     groups: &Coordinator,
     topics: Arc<T>,
+    coordinates: Arc<C>,
     context: &Context,
     request: OffsetFetchRequest,
-) -> impl Future<Output = OffsetFetchResponse> + use<T> {
+) -> impl Future<Output = OffsetFetchResponse> + use<T, C> {
     let version = context.version;
     let mut underway = Vec::new();
     for group in requested(version, request) {
         underway.push(begin(groups, &*topics, version, group).await);
     }
     async move {
-        let finish = |group| finish(&*topics, version, group);
+        let finish = |group| finish(&*topics, &*coordinates, version, group);
         let groups = join_all(underway.into_iter().map(finish)).await;
         if version >= SEVERAL_GROUPS_SINCE {
             message!(OffsetFetchResponse { groups })
@@ -281,8 +288,17 @@ async fn begin(
     }
 }
 
-async fn finish(topics: &impl Topics, version: i16, fetch: Underway) -> OffsetFetchResponseGroup {
-    let (rows, refused) = match outcome(fetch.submitted).await {
+async fn finish(
+    topics: &impl Topics,
+    coordinates: &impl Coordinates,
+    version: i16,
+    fetch: Underway,
+) -> OffsetFetchResponseGroup {
+    let mut read = outcome(fetch.submitted).await;
+    if read.is_ok() && !coordinates.is_current(&fetch.group).await {
+        read = Err(Refusal::NotCoordinator);
+    }
+    let (rows, refused) = match read {
         Ok(rows) => (rows, None),
         // Version 1 has no place for the error but the partitions that were asked for.
         Err(refusal) if version < FETCH_ERROR_SINCE => {
