@@ -10,6 +10,7 @@ use super::hearing::{Hearing, SILENCE};
 use super::server::{CLUSTER, DISK, KNOWN_START, START, disk_of};
 use super::{Address, Household, MESSAGE_BYTES_MAX, Standings};
 use crate::raft::{CallError, ReplicaId};
+use futures_util::future::BoxFuture;
 use futures_util::stream::poll_fn;
 use logd_proto::rpc::PROTOCOL_VERSION_MIN;
 use logd_proto::rpc::v1::broker_client::BrokerClient;
@@ -21,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -134,33 +136,50 @@ impl Link {
 }
 
 impl Caller {
-    pub async fn call(&self, body: Body, patience: Duration) -> Result<Body, CallError> {
+    /// Writes the message before it returns, if the lane has room, so calls made in order go out in order.
+    pub fn call(
+        &self,
+        body: Body,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Body, CallError>> {
         let to = self.to;
-        let unreachable = |why: String| CallError::Unreachable { to, why };
-        let lanes = self.lanes.borrow().clone().map_err(unreachable)?;
+        let unreachable = move |why: String| CallError::Unreachable { to, why };
+        let lanes = match self.lanes.borrow().clone() {
+            Ok(lanes) => lanes,
+            Err(why) => return Box::pin(std::future::ready(Err(unreachable(why)))),
+        };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answered, answer) = oneshot::channel();
         lanes.waiting.lock().insert(id, answered);
         // However this call ends, nobody waits for its answer any more.
-        let _forget = Forget(lanes.waiting.clone(), id);
+        let forget = Forget(lanes.waiting.clone(), id);
         let lane = if is_bulk(&body) {
-            &lanes.bulk
+            lanes.bulk
         } else {
-            &lanes.urgent
+            lanes.urgent
         };
         let envelope = Envelope {
             id,
             body: Some(body),
         };
-        let lost = || unreachable("the connection was lost".into());
-        let exchange = async {
-            lane.send(envelope).await.map_err(|_| lost())?;
+        let unsent = match lane.try_send(envelope) {
+            Ok(()) => None,
+            Err(TrySendError::Full(envelope) | TrySendError::Closed(envelope)) => Some(envelope),
+        };
+        let lost = move || unreachable("the connection was lost".into());
+        let exchange = async move {
+            if let Some(envelope) = unsent {
+                lane.send(envelope).await.map_err(|_| lost())?;
+            }
             answer.await.map_err(|_| lost())
         };
-        match tokio::time::timeout(patience, exchange).await {
-            Ok(answer) => answer,
-            Err(_) => Err(CallError::TimedOut { to, patience }),
-        }
+        Box::pin(async move {
+            let _forget = forget;
+            match tokio::time::timeout(patience, exchange).await {
+                Ok(answer) => answer,
+                Err(_) => Err(CallError::TimedOut { to, patience }),
+            }
+        })
     }
 }
 
@@ -177,7 +196,7 @@ fn is_bulk(body: &Body) -> bool {
         return false;
     };
     match &message.kind {
-        Some(Kind::Append(append)) => !append.entries.is_empty(),
+        Some(Kind::Append(append)) => message.in_order || !append.entries.is_empty(),
         Some(Kind::Snapshot(_)) => true,
         _ => false,
     }

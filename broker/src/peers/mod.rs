@@ -179,14 +179,13 @@ impl Peers {
         body: Body,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Body, CallError>> {
-        let link = self.0.links.read().get(&to).map(Link::caller);
-        Box::pin(async move {
-            let Some(link) = link else {
+        match self.0.links.read().get(&to) {
+            Some(link) => link.caller().call(body, patience),
+            None => {
                 let why = "it is no broker of this cluster".into();
-                return Err(CallError::Unreachable { to, why });
-            };
-            link.call(body, patience).await
-        })
+                Box::pin(std::future::ready(Err(CallError::Unreachable { to, why })))
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Served, replica_of};
 use crate::raft::ReplicaId;
 use futures_util::stream::poll_fn;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use logd_proto::rpc::v1::broker_server::Broker;
 use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::{
@@ -119,8 +119,8 @@ impl Broker for Service {
     }
 }
 
-/// Reads until the peer is gone. Every message is worked on beside the others: a group's own order is
-/// kept by the sender, who waits for an answer before it sends what depends on it.
+/// Reads until the peer is gone. Messages are handed to their groups in the order of their arrival, and
+/// worked on beside each other.
 async fn read(
     disk: ReplicaId,
     served: Served,
@@ -147,9 +147,14 @@ async fn read(
         };
         match envelope.body {
             Some(Body::Group(message)) => {
-                let taken = served.exchange.deliver(message);
+                let mut taken = served.exchange.deliver(message);
+                // A first step here, in the order of arrival, hands it to its group: a row of appends stays one.
+                let ready = (&mut taken).now_or_never();
                 tokio::spawn(async move {
-                    let kind = Some(taken.await);
+                    let kind = Some(match ready {
+                        Some(kind) => kind,
+                        None => taken.await,
+                    });
                     let body = Body::Group(GroupMessage {
                         kind,
                         ..GroupMessage::default()

@@ -3,22 +3,26 @@
 //! Invariant: every call has a deadline, and an answer that is none of the protocol's is a failure of
 //! the call. An append waits longer than openraft would have it: the transport fails it when the peer
 //! is gone, and a slow disk must not make the leader send everything again.
+//! Appends of one replication go out in a row, a few ahead of their answers: a round trip, and a follower's
+//! sync, do not hold back the next. An answer that is not a success ends the row, and openraft begins anew.
 //! Not here: connections (whoever implements [`Transport`]).
 
-use super::types::{RaftVote, ReplicaId, TypeConfig};
+use super::types::{LogId, RaftVote, ReplicaId, TypeConfig};
 use super::wire::{self, WireError};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use logd_proto::rpc::v1::GroupMessage;
 use logd_proto::rpc::v1::group_message::Kind;
 use logd_storage::LogKey;
 use openraft::alias::SnapshotOf;
+use openraft::entry::RaftEntry as _;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use std::future::Future;
 use std::io;
@@ -27,6 +31,9 @@ use std::time::Duration;
 
 /// How long an append may take before it is sent again, to a peer that is there.
 const APPEND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Appends that are on their way to one replica of one group at most; each is a megabyte or one batch.
+const IN_A_ROW: usize = 4;
 
 /// How long a snapshot may take: it is small (a partition's state), but its disk may be slow.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
@@ -48,7 +55,8 @@ pub enum CallError {
 
 /// Carries messages to replicas on other brokers' disks.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends a message and waits for its answer, at most `patience`.
+    /// Sends a message and waits for its answer, at most `patience`. Messages that are `in_order` go out in
+    /// the order of these calls, not of the futures' polls.
     fn call(
         &self,
         message: GroupMessage,
@@ -77,6 +85,8 @@ pub(super) struct Network {
     pub transport: Arc<dyn Transport>,
 }
 
+type Replies<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
 pub(super) struct Peer {
     key: LogKey,
     to: ReplicaId,
@@ -97,20 +107,75 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl Peer {
     async fn call(&self, kind: Kind, patience: Duration) -> Result<Kind, RPCError<TypeConfig>> {
-        let message = GroupMessage {
+        let message = self.message(kind, false);
+        let answer = self.transport.call(message, patience).await;
+        answer.map_err(failed)
+    }
+
+    fn message(&self, kind: Kind, in_order: bool) -> GroupMessage {
+        GroupMessage {
             topic_id: Bytes::copy_from_slice(&self.key.topic),
             partition: self.key.partition,
             to: self.to,
             kind: Some(kind),
+            in_order,
+        }
+    }
+
+    /// Sends one append of a row now; the future is its answer.
+    fn append_in_row(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> BoxFuture<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|e| e.log_id()).or(previous);
+        let request = match wire::append_out(request) {
+            Ok(request) => request,
+            Err(error) => return Box::pin(std::future::ready(Err(not_understood(error)))),
         };
-        self.transport.call(message, patience).await.map_err(failed)
+        let message = self.message(Kind::Append(request), true);
+        let answer = self.transport.call(message, APPEND_DEADLINE);
+        let to = self.to;
+        Box::pin(async move {
+            match answer.await.map_err(failed)? {
+                Kind::Appended(response) => {
+                    let response = wire::appended_in(response).map_err(not_understood)?;
+                    Ok(response.into_stream_result(previous, last))
+                }
+                other => Err(unexpected(to, &other)),
+            }
+        })
     }
 
     fn unexpected(&self, answer: &Kind) -> RPCError<TypeConfig> {
-        let why = format!("replica {} answered {answer:?} to something else", self.to);
-        RPCError::Network(NetworkError::new(&io::Error::other(why)))
+        unexpected(self.to, answer)
     }
 }
+
+fn unexpected(to: ReplicaId, answer: &Kind) -> RPCError<TypeConfig> {
+    let why = format!("replica {to} answered {answer:?} to something else");
+    RPCError::Network(NetworkError::new(&io::Error::other(why)))
+}
+
+/// Passes answers on up to the first that is no full success: what was sent behind it is void.
+fn until_failure<'s>(answers: impl Stream<Item = Answered> + Send + 's) -> Replies<'s> {
+    let over = |ended: &mut bool, (whole, answer): (bool, _)| {
+        let pass = (!*ended).then_some(answer);
+        *ended = !whole;
+        std::future::ready(pass)
+    };
+    let judged = answers.map(|(last, answer)| {
+        let whole = matches!(&answer, Ok(Ok(upto)) if *upto == last);
+        (whole, answer)
+    });
+    Box::pin(judged.scan(false, over))
+}
+
+/// The last entry that was sent, and what became of it.
+type Answered = (
+    Option<LogId>,
+    Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>,
+);
 
 fn failed(error: CallError) -> RPCError<TypeConfig> {
     match error {
@@ -138,6 +203,25 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             Kind::Appended(response) => wire::appended_in(response).map_err(not_understood),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<Replies<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let peer: &'s Peer = self;
+        let answers = input.map(move |request| {
+            let last = request.entries.last().map(|e| e.log_id());
+            let last = last.or(request.prev_log_id);
+            peer.append_in_row(request)
+                .map(move |answer| (last, answer))
+        });
+        let replies = until_failure(answers.buffered(IN_A_ROW));
+        Box::pin(std::future::ready(Ok(replies)))
     }
 
     async fn vote(
@@ -220,5 +304,40 @@ fn as_streaming(error: RPCError<TypeConfig>) -> StreamingError<TypeConfig> {
         RPCError::Unreachable(e) => StreamingError::Unreachable(e),
         RPCError::Network(e) => StreamingError::Network(e),
         other => StreamingError::Network(NetworkError::new(&io::Error::other(other.to_string()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::log_id;
+    use super::*;
+    use futures_util::stream;
+    use openraft::raft::StreamAppendError;
+
+    fn sent(index: u64, taken: u64) -> Answered {
+        (Some(log_id(1, index)), Ok(Ok(Some(log_id(1, taken)))))
+    }
+
+    #[tokio::test]
+    async fn a_row_ends_with_the_first_answer_that_is_no_full_success() {
+        let conflict = || {
+            (
+                Some(log_id(1, 5)),
+                Ok(Err(StreamAppendError::Conflict(log_id(1, 4)))),
+            )
+        };
+        for bad in [sent(5, 3), conflict()] {
+            let answers = stream::iter([sent(4, 4), bad, sent(6, 6)]);
+            let passed: Vec<_> = until_failure(answers).collect().await;
+            assert_eq!(
+                passed.len(),
+                2,
+                "the bad one is told, what was sent behind it is not"
+            );
+        }
+        let whole: Vec<_> = until_failure(stream::iter([sent(4, 4), sent(5, 5)]))
+            .collect()
+            .await;
+        assert_eq!(whole.len(), 2);
     }
 }
