@@ -6,8 +6,8 @@
 use crate::admin::{AdminListener, Health, Phase};
 use crate::api::{Api, Services, Settings};
 use crate::cluster::{
-    self, BrokerSpec, Claims, Cluster, Door, Leaders, Reconciler, SpecOf, Surroundings, Takeover,
-    Topic,
+    self, BrokerSpec, Claims, Cluster, Door, Leaders, Moves, Reconciler, SpecOf, Surroundings,
+    Takeover, Topic,
 };
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
 use crate::group::{self, Coordinator, ReplicatedOffsets};
@@ -214,6 +214,12 @@ impl Node {
         ));
         tasks.spawn(cluster::avoid_slow_disk(cluster.clone(), syncs));
         tasks.spawn(claims.clone().keep(cluster.clone(), registry.clone()));
+        let moves = Moves {
+            cluster: cluster.clone(),
+            registry: registry.clone(),
+            claims: claims.clone(),
+        };
+        tasks.spawn(moves.run());
         let reconciler = Reconciler {
             cluster: cluster.clone(),
             registry: registry.clone(),

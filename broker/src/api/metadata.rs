@@ -142,11 +142,8 @@ fn failed(name: Option<StrBytes>, topic_id: Uuid, code: ErrorCode) -> MetadataRe
 }
 
 fn describe(services: &Services, topic: &Topic) -> MetadataResponseTopic {
-    let partitions = topic
-        .partitions
-        .iter()
-        .enumerate()
-        .map(|(i, replicas)| partition(services, topic, i as i32, replicas))
+    let partitions = (0..topic.partitions.len() as i32)
+        .map(|i| partition(services, topic, i, &topic.replicas(i)))
         .collect();
     message!(MetadataResponseTopic {
         name: Some(topic.name.as_str().into()),

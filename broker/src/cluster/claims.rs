@@ -71,6 +71,8 @@ fn claim(cluster: &Cluster, standings: &Standings, partition: &Partition) {
         node: cluster.node_id(),
         voters: members.voters.iter().copied().collect(),
         in_sync: members.voters.iter().copied().filter(keeps_up).collect(),
+        learners: members.learners.iter().copied().collect(),
+        settled_at: members.settled_at(),
     };
     cluster
         .leaders()

@@ -134,6 +134,7 @@ async fn step(cluster: &Cluster) {
         Step::AddLearner(disk) => cluster.group.add_learner(disk).await,
         Step::SetVoters(voters) => cluster.group.set_voters(voters).await,
         Step::RemoveLearner(disk) => cluster.group.remove_learner(disk).await,
+        Step::HandOver(heir) => cluster.group.hand_over(heir).await,
     };
     match done {
         Ok(()) => info!(?step, "metadata group changed"),

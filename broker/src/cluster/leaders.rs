@@ -35,6 +35,10 @@ pub struct Claim {
     /// The disks that vote in the group, and those of them that keep up.
     pub voters: Vec<ReplicaId>,
     pub in_sync: Vec<ReplicaId>,
+    /// Disks that are written to and do not vote.
+    pub learners: Vec<ReplicaId>,
+    /// One more than the committed entry that says who is a member; 0 while that is being changed.
+    pub settled_at: u64,
 }
 
 /// The number before the first change: 0 stands for "nothing told yet".
@@ -119,6 +123,8 @@ impl Leaders {
                     node: leader.node_id,
                     voters: leader.voters,
                     in_sync: leader.in_sync,
+                    learners: leader.learners,
+                    settled_at: leader.settled_at,
                 };
                 let known = table.claims.get(&key);
                 if known.is_none_or(|k| k.term <= claim.term) {
@@ -158,6 +164,8 @@ impl Leaders {
                 node_id: claim.node,
                 voters: claim.voters.clone(),
                 in_sync: claim.in_sync.clone(),
+                learners: claim.learners.clone(),
+                settled_at: claim.settled_at,
             })
         });
         (ours.collect(), table.last_change)
@@ -253,6 +261,8 @@ mod tests {
             node,
             voters: vec![1, 2, 3],
             in_sync: vec![1, 2, 3],
+            learners: vec![],
+            settled_at: 1,
         }
     }
 

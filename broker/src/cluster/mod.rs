@@ -12,6 +12,7 @@ mod heal;
 mod keep;
 mod leaders;
 mod metadata;
+mod moves;
 mod placement;
 mod plan;
 mod reconcile;
@@ -20,6 +21,7 @@ mod start;
 mod state;
 mod takeover;
 mod vetting;
+mod targets;
 mod voters;
 
 pub use card::{Card, CardError};
@@ -29,6 +31,7 @@ pub use door::Door;
 pub use keep::{follow_brokers, hand_over_all, keep_metadata_members};
 pub use leaders::{Claim, Leaders, publish as publish_leaders};
 pub use metadata::View;
+pub use moves::{MOVING_AT_ONCE, Moves};
 pub use placement::PlacementError;
 pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
@@ -40,3 +43,4 @@ pub use state::{
 };
 pub use takeover::Takeover;
 pub use vetting::{Vetting, tell_acknowledged};
+pub use targets::{Move, MoveRefusal, Moving};

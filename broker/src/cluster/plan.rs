@@ -7,7 +7,7 @@ use super::placement::{PlacementError, place};
 use super::state::{ClusterState, TopicId, TopicRecord};
 use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Partitions of one topic: a typing error must not create a million groups.
@@ -109,6 +109,8 @@ pub(super) fn plan(
             internal: INTERNAL.contains(&topic.name.as_str()),
             name: topic.name,
             disks: disks(state, &partitions),
+            moves: BTreeMap::new(),
+            moved: BTreeSet::new(),
             partitions,
             overrides,
         },

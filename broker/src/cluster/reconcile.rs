@@ -1,11 +1,14 @@
 //! What should run on this broker against what does: a pure difference, and the loop that acts on it.
 //!
-//! Invariant: data goes only on a positive tombstone. A log that no topic claims stays where it is,
-//! because "I do not know this topic" may be our own ignorance.
+//! Invariant: data goes only on a positive tombstone, or when the partition is to be elsewhere and its
+//! leader has said, later than anything this replica knows, that this disk is no member. A log that no
+//! topic claims stays where it is, because "I do not know this topic" may be our own ignorance; a replica
+//! that is no target any more is opened all the same, because its group may still need its vote.
 
 use super::claims::Claims;
 use super::controller::Cluster;
 use super::heal;
+use super::leaders::Claim;
 use super::state::{ClusterState, Command, Topic, TopicId};
 use crate::partition::{Partition, Registry, Spec};
 use logd_proto::Uuid;
@@ -25,26 +28,61 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    Open { topic: Arc<Topic>, index: i32 },
-    Delete { topic: Uuid, index: i32 },
+    Open {
+        topic: Arc<Topic>,
+        index: i32,
+    },
+    Delete {
+        topic: Uuid,
+        index: i32,
+    },
+    /// The partition goes on without this replica.
+    Release {
+        topic: Uuid,
+        index: i32,
+    },
 }
 
-/// What to do so that this broker holds what the state says.
+/// What a replica knows of its own membership.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Own {
+    pub disk: u64,
+    pub term: u64,
+    /// One more than the last entry here that says who is a member; 0 for none.
+    pub named_at: u64,
+}
+
+/// Whether the leader has said, later than anything this replica knows, that its disk is no member.
+pub fn let_go(own: Own, claim: Option<&Claim>) -> bool {
+    claim.is_some_and(|c| {
+        let later = c.term >= own.term && c.settled_at > 0 && c.settled_at >= own.named_at;
+        let led = !c.voters.is_empty();
+        later && led && !c.voters.contains(&own.disk) && !c.learners.contains(&own.disk)
+    })
+}
+
+/// What to do so that this broker holds what the state says. `released`: replicas held here whose leader
+/// has let them go.
 pub fn diff(
     state: &ClusterState,
     node: i32,
     held: &BTreeSet<(Uuid, i32)>,
+    released: &BTreeSet<(Uuid, i32)>,
     on_disk: &[LogKey],
 ) -> Vec<Action> {
+    let key = |k: &LogKey| (Uuid::from_bytes(k.topic), k.partition as i32);
+    let lying: BTreeSet<(Uuid, i32)> = on_disk.iter().map(key).collect();
     let mut actions = Vec::new();
     for topic in state.topics.values() {
         for (index, replicas) in topic.partitions.iter().enumerate() {
-            let index = index as i32;
-            if replicas.contains(&node) && !held.contains(&(topic.id, index)) {
-                actions.push(Action::Open {
-                    topic: topic.clone(),
-                    index,
-                });
+            let key = (topic.id, index as i32);
+            let (topic, index) = (topic.clone(), key.1);
+            let wanted = replicas.contains(&node);
+            if !held.contains(&key) && (wanted || lying.contains(&key)) {
+                actions.push(Action::Open { topic, index });
+            } else if held.contains(&key) && !wanted && released.contains(&key) {
+                let topic = key.0;
+                actions.push(Action::Release { topic, index });
             }
         }
     }
@@ -57,12 +95,7 @@ pub fn diff(
         .filter(|(topic, _)| dead(topic))
         .copied()
         .collect();
-    doomed.extend(
-        on_disk
-            .iter()
-            .map(|k| (Uuid::from_bytes(k.topic), k.partition as i32))
-            .filter(|(topic, _)| dead(topic)),
-    );
+    doomed.extend(lying.into_iter().filter(|(topic, _)| dead(topic)));
     actions.extend(
         doomed
             .into_iter()
@@ -169,18 +202,20 @@ impl Reconciler {
     pub async fn round(&self, state: &ClusterState) -> bool {
         self.drop_failed().await;
         self.heal().await;
-        let held = self
-            .registry
-            .all()
-            .iter()
-            .map(|p| (p.topic_id(), p.index()))
-            .collect();
-        let actions = diff(state, self.cluster.node_id(), &held, &self.disk.logs());
+        let all = self.registry.all();
+        let held = all.iter().map(|p| (p.topic_id(), p.index())).collect();
+        let (node, released) = (self.cluster.node_id(), self.released(state, &all));
+        let actions = diff(state, node, &held, &released, &self.disk.logs());
         let mut clean = true;
         let mut opening = JoinSet::new();
         for action in actions {
             match action {
-                Action::Delete { topic, index } => clean &= self.delete(topic, index).await,
+                Action::Delete { topic, index } => {
+                    clean &= self.delete(topic, index, "its topic is deleted").await;
+                }
+                Action::Release { topic, index } => {
+                    clean &= self.delete(topic, index, "it is elsewhere now").await;
+                }
                 Action::Open { topic, index } => {
                     if opening.len() >= OPENING_AT_ONCE {
                         clean &= self.opened(opening.join_next().await);
@@ -195,6 +230,26 @@ impl Reconciler {
         }
         self.reap(state).await;
         clean
+    }
+
+    /// Replicas that are no targets and whose leaders have let them go.
+    fn released(&self, state: &ClusterState, all: &[Arc<Partition>]) -> BTreeSet<(Uuid, i32)> {
+        let node = self.cluster.node_id();
+        let leaving = all.iter().filter(|p| {
+            let topic = state.topics.get(&p.topic_id());
+            let target = topic.and_then(|t| t.target(p.index()));
+            target.is_some_and(|t| !t.contains(&node))
+        });
+        let gone = leaving.filter(|p| {
+            let own = Own {
+                disk: self.cluster.disk(),
+                term: u64::try_from(p.leadership().epoch).unwrap_or(0),
+                named_at: p.members().named_at,
+            };
+            let claim = self.cluster.leaders().get(&p.topic_id(), p.index());
+            let_go(own, claim.as_ref())
+        });
+        gone.map(|p| (p.topic_id(), p.index())).collect()
     }
 
     fn opened(&self, result: Option<Result<Opened, tokio::task::JoinError>>) -> bool {
@@ -227,7 +282,7 @@ impl Reconciler {
         }
     }
 
-    async fn delete(&self, topic: Uuid, index: i32) -> bool {
+    async fn delete(&self, topic: Uuid, index: i32, why: &str) -> bool {
         if let Some(partition) = self.registry.remove(&topic, index) {
             partition.close().await;
         }
@@ -238,11 +293,11 @@ impl Reconciler {
         let disk = self.disk.clone();
         match tokio::task::spawn_blocking(move || disk.delete_log(key)).await {
             Ok(Ok(())) => {
-                info!(topic_id = %TopicId(topic), partition = index, "replica of a deleted topic moved to the trash");
+                info!(topic_id = %TopicId(topic), partition = index, why, "replica moved to the trash");
                 true
             }
             Ok(Err(error)) => {
-                warn!(topic_id = %TopicId(topic), partition = index, %error, "a deleted topic's replica could not be removed; trying again");
+                warn!(topic_id = %TopicId(topic), partition = index, why, %error, "a replica could not be removed; trying again");
                 false
             }
             Err(_) => false,
@@ -326,6 +381,8 @@ mod tests {
             internal: false,
             partitions,
             disks: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            moved: BTreeSet::new(),
             overrides: BTreeMap::new(),
         }));
         s
@@ -342,20 +399,76 @@ mod tests {
     fn only_our_replicas_are_opened_and_only_once() {
         let state = with_topic(1, vec![vec![1], vec![2], vec![2, 1]]);
         let held = BTreeSet::from([(id(1), 0)]);
-        let opens: Vec<i32> = diff(&state, 1, &held, &[])
+        let opens: Vec<i32> = diff(&state, 1, &held, &BTreeSet::new(), &[])
             .into_iter()
             .map(|a| match a {
                 Action::Open { index, .. } => index,
-                Action::Delete { .. } => panic!("nothing is deleted"),
+                other => panic!("nothing goes: {other:?}"),
             })
             .collect();
         assert_eq!(opens, [2]);
     }
 
     #[test]
+    fn a_replica_that_is_no_target_stays_until_its_leader_has_let_it_go() {
+        let state = with_topic(1, vec![vec![2]]);
+        let (held, none) = (BTreeSet::from([(id(1), 0)]), BTreeSet::new());
+        assert_eq!(diff(&state, 1, &held, &none, &[key(1, 0)]), []);
+        let gone = Action::Release {
+            topic: id(1),
+            index: 0,
+        };
+        assert_eq!(diff(&state, 1, &held, &held, &[key(1, 0)]), [gone]);
+        let wanted = with_topic(1, vec![vec![2, 1]]);
+        assert_eq!(diff(&wanted, 1, &held, &held, &[key(1, 0)]), []);
+    }
+
+    #[test]
+    fn a_replica_that_only_lies_on_disk_is_opened_though_it_is_no_target() {
+        let state = with_topic(1, vec![vec![2]]);
+        let none = BTreeSet::new();
+        let actions = diff(&state, 1, &none, &none, &[key(1, 0)]);
+        assert!(matches!(actions[..], [Action::Open { index: 0, .. }]));
+    }
+
+    #[test]
+    fn only_a_later_word_of_the_leader_lets_a_replica_go() {
+        let own = Own {
+            disk: 7,
+            term: 4,
+            named_at: 20,
+        };
+        let claim = |term, settled_at, voters: &[u64]| Claim {
+            term,
+            node: 2,
+            voters: voters.to_vec(),
+            in_sync: vec![],
+            learners: vec![],
+            settled_at,
+        };
+        assert!(let_go(own, Some(&claim(4, 21, &[8, 9]))));
+        assert!(!let_go(own, None), "silence");
+        assert!(!let_go(own, Some(&claim(3, 21, &[8, 9]))), "an older term");
+        assert!(!let_go(own, Some(&claim(4, 19, &[8, 9]))), "before it came");
+        assert!(!let_go(own, Some(&claim(4, 0, &[8, 9]))), "still changing");
+        assert!(!let_go(own, Some(&claim(4, 21, &[7, 9]))), "it votes");
+        let learning = Claim {
+            learners: vec![7],
+            ..claim(4, 21, &[8, 9])
+        };
+        assert!(!let_go(own, Some(&learning)), "it learns");
+    }
+
+    #[test]
     fn a_log_that_no_topic_claims_is_left_alone() {
         assert_eq!(
-            diff(&ClusterState::default(), 1, &BTreeSet::new(), &[key(9, 0)]),
+            diff(
+                &ClusterState::default(),
+                1,
+                &BTreeSet::new(),
+                &BTreeSet::new(),
+                &[key(9, 0)]
+            ),
             []
         );
     }
@@ -365,7 +478,8 @@ mod tests {
         let mut state = with_topic(1, vec![vec![1], vec![1]]);
         state.apply(Command::DeleteTopic { id: TopicId(id(1)) });
         let held = BTreeSet::from([(id(1), 0)]);
-        let actions = diff(&state, 1, &held, &[key(1, 0), key(1, 1)]);
+        let on_disk = [key(1, 0), key(1, 1)];
+        let actions = diff(&state, 1, &held, &BTreeSet::new(), &on_disk);
         assert_eq!(
             actions,
             [

@@ -4,6 +4,7 @@
 //! Metadata from its own. A command that cannot be carried out changes nothing and says why.
 //! Not here: who proposes (controller), where replicas go (placement), what runs on this broker (reconcile).
 
+use super::targets::{Move, MoveRefusal};
 use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,11 @@ pub struct Topic {
     /// The disks that those brokers had when the topic was created: they found its groups. A disk that
     /// comes later, also under an old node id, is taken in by a group's leader.
     pub disks: BTreeMap<i32, u64>,
+    /// Partitions that are on their way to their replicas, with the replicas they had before.
+    pub moves: BTreeMap<i32, Vec<i32>>,
+    /// Partitions whose replicas have ever been changed: their groups exist, so nobody founds them again,
+    /// whatever a disk has forgotten.
+    pub moved: BTreeSet<i32>,
     pub config: Arc<TopicConfig>,
     pub overrides: BTreeMap<String, String>,
 }
@@ -81,6 +87,10 @@ pub struct TopicRecord {
     pub partitions: Vec<Vec<i32>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disks: BTreeMap<i32, u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moves: BTreeMap<i32, Vec<i32>>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub moved: BTreeSet<i32>,
     #[serde(default)]
     pub overrides: BTreeMap<String, String>,
 }
@@ -107,6 +117,14 @@ pub enum Command {
     AllocateProducerIds {
         node: i32,
     },
+    /// Partitions are to have other replicas, or to stay where they were.
+    SetTargets {
+        moves: Vec<Move>,
+    },
+    /// The members of these partitions' groups are their targets.
+    MovesOver {
+        over: Vec<Move>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +137,10 @@ pub enum Answer {
     /// First id of a block of [`PRODUCER_ID_BLOCK`].
     ProducerIds {
         first: i64,
+    },
+    /// For each of the moves asked for, why it is not made.
+    Moves {
+        refused: Vec<Option<MoveRefusal>>,
     },
     Refused(Refusal),
 }
@@ -172,11 +194,9 @@ struct Saved {
 }
 
 impl Topic {
-    /// The disks that a partition's group was born with.
+    /// The disks that a partition's group was born with; none where it is known to exist.
     pub fn founders(&self, state: &ClusterState, index: i32) -> BTreeSet<u64> {
-        let replicas = usize::try_from(index)
-            .ok()
-            .and_then(|i| self.partitions.get(i));
+        let replicas = self.target(index).filter(|_| !self.moved.contains(&index));
         let disk = |node: &i32| {
             // Topics of brokers that were alone do not say it: it is the disk that has them.
             let recorded = self.disks.get(node).copied();
@@ -187,8 +207,8 @@ impl Topic {
 
     /// The disk that founds a partition's group: the preferred leader's.
     pub fn founder(&self, state: &ClusterState, index: i32) -> Option<u64> {
-        let replicas = self.partitions.get(usize::try_from(index).ok()?)?;
-        let first = replicas.first()?;
+        let replicas = self.target(index).filter(|_| !self.moved.contains(&index));
+        let first = replicas?.first()?;
         let recorded = self.disks.get(first).copied();
         recorded.or_else(|| Some(state.brokers.get(first)?.replica))
     }
@@ -228,6 +248,8 @@ impl ClusterState {
                 self.next_producer_id += PRODUCER_ID_BLOCK;
                 Answer::ProducerIds { first }
             }
+            Command::SetTargets { moves } => self.set_targets(moves),
+            Command::MovesOver { over } => self.moves_over(over),
         }
     }
 
@@ -371,6 +393,8 @@ fn to_topic(record: TopicRecord) -> Result<Topic, String> {
         internal: record.internal,
         partitions: record.partitions,
         disks: record.disks,
+        moves: record.moves,
+        moved: record.moved,
         config: Arc::new(config),
         overrides: record.overrides,
     })
@@ -383,6 +407,8 @@ fn to_record(topic: &Topic) -> TopicRecord {
         internal: topic.internal,
         partitions: topic.partitions.clone(),
         disks: topic.disks.clone(),
+        moves: topic.moves.clone(),
+        moved: topic.moved.clone(),
         overrides: topic.overrides.clone(),
     }
 }
@@ -398,6 +424,8 @@ mod tests {
             internal: false,
             partitions: vec![vec![1]; 2],
             disks: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            moved: BTreeSet::new(),
             overrides: BTreeMap::new(),
         }
     }

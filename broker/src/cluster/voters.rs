@@ -18,6 +18,8 @@ pub enum Step {
     AddLearner(ReplicaId),
     SetVoters(BTreeSet<ReplicaId>),
     RemoveLearner(ReplicaId),
+    /// Another one is to lead.
+    HandOver(ReplicaId),
 }
 
 /// What the group's leader should do next so that `voters` vote, `learners` follow, and nobody else is a member.
@@ -44,6 +46,53 @@ pub fn next_step(
         .find(gone)
         .copied()
         .map(Step::RemoveLearner)
+}
+
+/// What the leader `me` of a partition's group should do next so that `wanted` are its members. The first
+/// of them that can is handed the leadership if `me` is to leave. Nothing is begun with a disk that is
+/// not there: the group stays as it is until it comes.
+pub fn partition_step(
+    now: &Members,
+    wanted: &[ReplicaId],
+    me: ReplicaId,
+    alive: impl Fn(ReplicaId) -> bool,
+) -> Option<Step> {
+    let voters: BTreeSet<ReplicaId> = wanted.iter().copied().collect();
+    if now.changing || voters.is_empty() {
+        return None;
+    }
+    let mut missing = wanted.iter().copied().filter(|r| !now.contains(*r));
+    if let Some(first) = missing.next() {
+        let there = std::iter::once(first).chain(missing).find(|r| alive(*r));
+        return there.map(Step::AddLearner);
+    }
+    if now.voters == voters {
+        return now.learners.first().copied().map(Step::RemoveLearner);
+    }
+    let there = |r: &ReplicaId| *r == me || alive(*r);
+    let ready = |r: &ReplicaId| now.voters.contains(r) || (there(r) && now.lag(*r) <= LAG_MAX);
+    if !wanted.iter().all(ready) {
+        return None;
+    }
+    if voters.contains(&me) {
+        return vote(now, voters, there);
+    }
+    let can_lead = |r: &&ReplicaId| now.voters.contains(r) && there(r) && now.lag(**r) <= LAG_MAX;
+    match wanted.iter().find(can_lead) {
+        Some(heir) => Some(Step::HandOver(*heir)),
+        None => vote(now, voters.into_iter().chain([me]).collect(), there),
+    }
+}
+
+/// A change of voters needs a majority of the new ones; without it the group would stand between two.
+fn vote(
+    now: &Members,
+    voters: BTreeSet<ReplicaId>,
+    there: impl Fn(&ReplicaId) -> bool,
+) -> Option<Step> {
+    let present = voters.iter().filter(|r| there(r)).count();
+    let possible = 2 * present > voters.len() && voters != now.voters;
+    possible.then_some(Step::SetVoters(voters))
 }
 
 /// Which of the brokers' disks should vote on metadata: an odd number, those that do already first.
@@ -87,6 +136,7 @@ mod tests {
             learners: set(learners),
             changing: false,
             last_index: 1_000,
+            named_at: 1,
             matched: matched.iter().copied().collect(),
         }
     }
@@ -129,6 +179,75 @@ mod tests {
         assert_eq!(
             next_step(&members(&[1, 2, 4], &[], &[]), &set(&[1, 2, 4]), &set(&[])),
             None
+        );
+    }
+
+    fn step(now: &Members, wanted: &[u64], dead: &[u64]) -> Option<Step> {
+        partition_step(now, wanted, 1, |r| !dead.contains(&r))
+    }
+
+    #[test]
+    fn a_partition_grows_when_all_have_caught_up() {
+        assert_eq!(
+            step(&members(&[1], &[], &[]), &[1, 2, 3], &[2]),
+            Some(Step::AddLearner(3))
+        );
+        let one = members(&[1], &[2, 3], &[(2, 1_000)]);
+        assert_eq!(step(&one, &[1, 2, 3], &[]), None);
+        let both = members(&[1], &[2, 3], &[(2, 1_000), (3, 1_000)]);
+        assert_eq!(
+            step(&both, &[1, 2, 3], &[]),
+            Some(Step::SetVoters(set(&[1, 2, 3])))
+        );
+        assert_eq!(step(&both, &[1, 2, 3], &[3]), None, "it went away again");
+    }
+
+    #[test]
+    fn a_leader_that_leaves_hands_over_to_one_that_stays() {
+        let now = members(&[1, 2, 3], &[4], &[(2, 1_000), (3, 1_000), (4, 1_000)]);
+        assert_eq!(step(&now, &[4, 3, 2], &[]), Some(Step::HandOver(3)));
+        assert_eq!(step(&now, &[4, 3, 2], &[3]), Some(Step::HandOver(2)));
+        // The one that took over goes on.
+        assert_eq!(
+            partition_step(&now, &[4, 3, 2], 3, |_| true),
+            Some(Step::SetVoters(set(&[2, 3, 4])))
+        );
+    }
+
+    #[test]
+    fn where_nobody_stays_the_new_ones_vote_before_the_leader_goes() {
+        let now = members(&[1], &[2], &[(2, 1_000)]);
+        assert_eq!(step(&now, &[2], &[]), Some(Step::SetVoters(set(&[1, 2]))));
+        let both = members(&[1, 2], &[], &[(2, 1_000)]);
+        assert_eq!(step(&both, &[2], &[]), Some(Step::HandOver(2)));
+        assert_eq!(step(&both, &[2], &[2]), None);
+    }
+
+    #[test]
+    fn a_move_that_was_cancelled_leaves_no_learner_behind() {
+        let now = members(&[1, 2, 3], &[4], &[]);
+        assert_eq!(step(&now, &[1, 2, 3], &[]), Some(Step::RemoveLearner(4)));
+        assert_eq!(step(&members(&[1, 2, 3], &[], &[]), &[1, 2, 3], &[]), None);
+    }
+
+    #[test]
+    fn voters_are_not_reduced_to_those_that_are_away() {
+        let now = members(&[1, 2, 3], &[], &[(3, 1_000)]);
+        assert_eq!(step(&now, &[1, 2], &[2]), None);
+        assert_eq!(
+            step(&now, &[1, 3], &[2]),
+            Some(Step::SetVoters(set(&[1, 3])))
+        );
+    }
+
+    #[test]
+    fn a_wiped_disk_is_replaced_by_the_new_one() {
+        let old = members(&[1, 2, 3], &[], &[(2, 1_000)]);
+        assert_eq!(step(&old, &[1, 2, 9], &[3]), Some(Step::AddLearner(9)));
+        let there = members(&[1, 2, 3], &[9], &[(2, 1_000), (9, 1_000)]);
+        assert_eq!(
+            step(&there, &[1, 2, 9], &[3]),
+            Some(Step::SetVoters(set(&[1, 2, 9])))
         );
     }
 

@@ -221,6 +221,30 @@ impl Partition {
         self.group.members()
     }
 
+    /// Begins to write to a disk that does not vote.
+    ///
+    /// # Errors
+    /// If this replica does not lead, or another change is under way.
+    pub async fn add_learner(&self, disk: ReplicaId) -> Result<(), ProposeError> {
+        self.group.add_learner(disk).await
+    }
+
+    /// Makes these disks the voters.
+    ///
+    /// # Errors
+    /// As [`Partition::add_learner`].
+    pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
+        self.group.set_voters(voters).await
+    }
+
+    /// Stops writing to a disk that does not vote.
+    ///
+    /// # Errors
+    /// As [`Partition::add_learner`].
+    pub async fn remove_learner(&self, disk: ReplicaId) -> Result<(), ProposeError> {
+        self.group.remove_learner(disk).await
+    }
+
     /// What this replica can say about the group's leadership.
     pub fn outlook(&self) -> Outlook {
         self.group.outlook()

@@ -22,10 +22,21 @@ pub struct Members {
     pub changing: bool,
     /// The last entry of the leader's own log, and of each follower's as far as the leader knows.
     pub last_index: u64,
+    /// One more than the entry that says who is a member, committed or not; 0 for none.
+    pub named_at: u64,
     pub matched: BTreeMap<ReplicaId, u64>,
 }
 
 impl Members {
+    /// As [`Members::named_at`]; 0 while it is being changed, when another entry may take its place.
+    pub fn settled_at(&self) -> u64 {
+        if self.changing { 0 } else { self.named_at }
+    }
+
+    pub fn contains(&self, replica: ReplicaId) -> bool {
+        self.voters.contains(&replica) || self.learners.contains(&replica)
+    }
+
     /// Entries that a replica is behind the leader.
     pub fn lag(&self, replica: ReplicaId) -> u64 {
         let matched = self.matched.get(&replica).copied().unwrap_or(0);
@@ -48,6 +59,7 @@ impl<A: Apply> Group<A> {
             learners: membership.learner_ids().collect(),
             changing: membership.get_joint_config().len() > 1
                 || stored.log_id().as_ref().map(|id| id.index()) > applied,
+            named_at: stored.log_id().as_ref().map_or(0, |id| id.index() + 1),
             last_index: metrics.last_log_index.unwrap_or(0),
             matched: replication.map(|(id, at)| (*id, index(at))).collect(),
         }
