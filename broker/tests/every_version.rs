@@ -254,6 +254,92 @@ async fn topics_and_metadata() {
 }
 
 #[tokio::test]
+async fn clusters_and_moves() {
+    let broker = Broker::start();
+    topic(&broker).await;
+
+    let described = in_every_version(&broker, ApiKey::DescribeCluster, |_| {
+        message!(DescribeClusterRequest { endpoint_type: 1 })
+    })
+    .await;
+    for response in described {
+        assert_eq!((response.error_code, response.controller_id), (0, 1));
+        assert_eq!(response.brokers.len(), 1);
+    }
+
+    let quorums = in_every_version(&broker, ApiKey::DescribeQuorum, |_| {
+        let partition = message!(describe_quorum_request::PartitionData { partition_index: 0 });
+        let topic = message!(describe_quorum_request::TopicData {
+            topic_name: "__cluster_metadata".into(),
+            partitions: vec![partition]
+        });
+        message!(DescribeQuorumRequest {
+            topics: vec![topic]
+        })
+    })
+    .await;
+    for response in quorums {
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!((partition.error_code, partition.leader_id), (0, 1));
+        assert_eq!(partition.current_voters.len(), 1);
+    }
+
+    let altered = in_every_version(&broker, ApiKey::AlterPartitionReassignments, |_| {
+        let partition = message!(
+            alter_partition_reassignments_request::ReassignablePartition {
+                partition_index: 0,
+                replicas: Some(vec![9])
+            }
+        );
+        let topic = message!(alter_partition_reassignments_request::ReassignableTopic {
+            name: TOPIC.into(),
+            partitions: vec![partition]
+        });
+        message!(AlterPartitionReassignmentsRequest {
+            timeout_ms: 30_000,
+            topics: vec![topic]
+        })
+    })
+    .await;
+    for response in altered {
+        assert_eq!(response.responses[0].partitions[0].error_code, 39);
+    }
+
+    let listed = in_every_version(&broker, ApiKey::ListPartitionReassignments, |_| {
+        message!(ListPartitionReassignmentsRequest {
+            timeout_ms: 30_000,
+            topics: None
+        })
+    })
+    .await;
+    assert!(
+        listed
+            .iter()
+            .all(|r| r.error_code == 0 && r.topics.is_empty())
+    );
+
+    let elected = in_every_version(&broker, ApiKey::ElectLeaders, |_| {
+        let partitions = message!(elect_leaders_request::TopicPartitions {
+            topic: TOPIC.into(),
+            partitions: vec![0, 7]
+        });
+        message!(ElectLeadersRequest {
+            topic_partitions: Some(vec![partitions]),
+            timeout_ms: 30_000
+        })
+    })
+    .await;
+    for response in elected {
+        let mut results = response.replica_election_results[0]
+            .partition_result
+            .clone();
+        results.sort_by_key(|r| r.partition_id);
+        let codes: Vec<i16> = results.iter().map(|r| r.error_code).collect();
+        assert_eq!(codes, [84, 3], "not needed, and unknown");
+    }
+}
+
+#[tokio::test]
 async fn versions_producers_and_groups() {
     let broker = Broker::start();
     topic(&broker).await;

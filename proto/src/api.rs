@@ -512,4 +512,14 @@ apis! {
         InitProducerIdRequest => InitProducerIdResponse;
     OffsetForLeaderEpoch = 23, serves 2..=4, flexible from 4,
         OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse;
+    ElectLeaders = 43, serves 0..=2, flexible from 2,
+        ElectLeadersRequest => ElectLeadersResponse;
+    AlterPartitionReassignments = 45, serves 0..=1, flexible from 0,
+        AlterPartitionReassignmentsRequest => AlterPartitionReassignmentsResponse;
+    ListPartitionReassignments = 46, serves 0..=0, flexible from 0,
+        ListPartitionReassignmentsRequest => ListPartitionReassignmentsResponse;
+    DescribeQuorum = 55, serves 0..=2, flexible from 0,
+        DescribeQuorumRequest => DescribeQuorumResponse;
+    DescribeCluster = 60, serves 0..=2, flexible from 0,
+        DescribeClusterRequest => DescribeClusterResponse;
 }

@@ -1,7 +1,7 @@
 //! The one table from our errors to Kafka's codes. Every match is exhaustive: a new error has to say here
 //! what a client is told.
 
-use crate::cluster::{CreateTopicError, DeleteTopicError};
+use crate::cluster::{CreateTopicError, DeleteTopicError, ElectError, MoveError, MoveRefusal};
 use crate::metrics;
 use crate::partition::{AppendError, ReadError};
 use logd_proto::ErrorCode;
@@ -54,5 +54,28 @@ pub fn delete_topic(error: &DeleteTopicError) -> ErrorCode {
     match error {
         DeleteTopicError::Unknown => ErrorCode::UnknownTopicOrPartition,
         DeleteTopicError::Unavailable(_) => ErrorCode::NotController,
+    }
+}
+
+pub fn reassign(error: &MoveError) -> ErrorCode {
+    match error {
+        MoveError::Refused(MoveRefusal::UnknownPartition) => ErrorCode::UnknownTopicOrPartition,
+        MoveError::Refused(MoveRefusal::NotMoving) => ErrorCode::NoReassignmentInProgress,
+        MoveError::Refused(MoveRefusal::Invalid(_)) => ErrorCode::InvalidReplicaAssignment,
+        MoveError::OtherWidth { .. } => ErrorCode::InvalidReplicationFactor,
+        MoveError::Leaderless => ErrorCode::LeaderNotAvailable,
+        MoveError::Unavailable(_) => ErrorCode::NotController,
+    }
+}
+
+pub fn elect(error: &ElectError) -> ErrorCode {
+    match error {
+        ElectError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
+        ElectError::NotNeeded => ErrorCode::ElectionNotNeeded,
+        ElectError::NoLeader | ElectError::Away { .. } | ElectError::NotTaken(_) => {
+            ErrorCode::PreferredLeaderNotAvailable
+        }
+        ElectError::Unclean => ErrorCode::EligibleLeadersNotAvailable,
+        ElectError::UnknownType(_) => ErrorCode::InvalidRequest,
     }
 }

@@ -5,6 +5,8 @@
 //! the future it returns.
 //! Not here: sockets, files, and how anything is replicated.
 
+mod cluster;
+mod elect;
 mod errors;
 mod fetch;
 mod find_coordinator;
@@ -14,6 +16,8 @@ mod list_offsets;
 mod metadata;
 mod produce;
 mod producer_id;
+mod quorum;
+mod reassign;
 mod topics;
 mod versions;
 
@@ -111,6 +115,11 @@ impl Handler for Api {
             Request::DeleteTopics(r) => later(topics::delete(services, context, r)),
             Request::InitProducerId(r) => later(producer_id::answer(services, r)),
             Request::FindCoordinator(r) => later(find_coordinator::answer(services, context, r)),
+            Request::DescribeCluster(r) => ready(cluster::describe(&services, &context, &r)),
+            Request::DescribeQuorum(r) => later(quorum::describe(services, context, r)),
+            Request::AlterPartitionReassignments(r) => later(reassign::alter(services, context, r)),
+            Request::ListPartitionReassignments(r) => ready(reassign::list(&services, r)),
+            Request::ElectLeaders(r) => later(elect::elect(services, context, r)),
             other => groups::take(services, context, other).await,
         }
     }

@@ -11,6 +11,7 @@ use crate::peers::{Household, replica_of};
 use crate::raft::ReplicaId;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::{
     self as rpc, Identity, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse,
 };
@@ -227,6 +228,25 @@ impl Household for Door {
         match self.cluster() {
             Some(cluster) => super::takeover::outlooks(&cluster, &orphans),
             None => rpc::Outlooks::default(),
+        }
+    }
+
+    fn asked(&self, question: Body) -> Option<BoxFuture<'static, Body>> {
+        let cluster = self.cluster();
+        match question {
+            Body::HandOver(wanted) => Some(Box::pin(async move {
+                let done = match cluster {
+                    Some(cluster) => cluster.hand_over_for_peer(&wanted).await,
+                    None => Err("this broker belongs to no cluster yet".into()),
+                };
+                let refused = done.err().unwrap_or_default();
+                Body::HandedOver(rpc::HandedOver { refused })
+            })),
+            Body::AskQuorum(_) => {
+                let quorum = cluster.map(|c| c.quorum_here()).unwrap_or_default();
+                Some(Box::pin(std::future::ready(Body::Quorum(quorum))))
+            }
+            _ => None,
         }
     }
 

@@ -136,6 +136,7 @@ mod tests {
             learners: set(learners),
             changing: false,
             last_index: 1_000,
+            applied: 1_000,
             named_at: 1,
             matched: matched.iter().copied().collect(),
         }

@@ -58,6 +58,8 @@ pub trait Household: Send + Sync + 'static {
 
     /// A peer says how far this broker's disk had acknowledged what the peer leads.
     fn acknowledged(&self, from: ReplicaId, said: Acknowledged) -> BoxFuture<'static, ()>;
+    /// Something a peer asks that takes its time; `None` for what is no question.
+    fn asked(&self, question: Body) -> Option<BoxFuture<'static, Body>>;
 }
 
 /// Where a peer is.
@@ -166,6 +168,17 @@ impl Peers {
         patience: Duration,
     ) -> Result<(), CallError> {
         self.tell(to, Body::Acknowledged(said), patience).await
+    /// Asks a peer something that its household answers.
+    ///
+    /// # Errors
+    /// As [`Peers::tell`].
+    pub async fn ask(
+        &self,
+        whom: ReplicaId,
+        question: Body,
+        patience: Duration,
+    ) -> Result<Body, CallError> {
+        self.call_body(whom, question, patience).await
     }
 
     /// How recently we have heard of whom.

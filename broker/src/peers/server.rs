@@ -184,7 +184,14 @@ async fn read(
                 served.hearing.heard(disk, ping.disk_is_slow);
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
-            Some(Body::Done(_) | Body::Outlooks(_)) | None => {
+            Some(other) => match served.household.asked(other) {
+                Some(asked) => drop(tokio::spawn(async move {
+                    let _ = answers.send(answer(asked.await)).await;
+                    drop(permit);
+                })),
+                None => drop(answers.send(answer(Body::Done(Done {}))).await),
+            },
+            None => {
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
         }

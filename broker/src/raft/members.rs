@@ -22,6 +22,8 @@ pub struct Members {
     pub changing: bool,
     /// The last entry of the leader's own log, and of each follower's as far as the leader knows.
     pub last_index: u64,
+    /// The last entry that is applied here.
+    pub applied: u64,
     /// One more than the entry that says who is a member, committed or not; 0 for none.
     pub named_at: u64,
     pub matched: BTreeMap<ReplicaId, u64>,
@@ -60,6 +62,7 @@ impl<A: Apply> Group<A> {
             changing: membership.get_joint_config().len() > 1
                 || stored.log_id().as_ref().map(|id| id.index()) > applied,
             named_at: stored.log_id().as_ref().map_or(0, |id| id.index() + 1),
+            applied: applied.unwrap_or(0),
             last_index: metrics.last_log_index.unwrap_or(0),
             matched: replication.map(|(id, at)| (*id, index(at))).collect(),
         }

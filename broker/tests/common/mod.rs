@@ -1,6 +1,7 @@
 //! A real broker process for tests: its own folder, its own ports, killed when dropped.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod members;
 pub mod requests;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

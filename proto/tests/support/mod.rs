@@ -159,6 +159,36 @@ macro_rules! every_api {
         );
         $visit!(ListGroups, ListGroupsRequest, ListGroupsResponse, generated);
         $visit!(
+            ElectLeaders,
+            ElectLeadersRequest,
+            ElectLeadersResponse,
+            generated
+        );
+        $visit!(
+            AlterPartitionReassignments,
+            AlterPartitionReassignmentsRequest,
+            AlterPartitionReassignmentsResponse,
+            generated
+        );
+        $visit!(
+            ListPartitionReassignments,
+            ListPartitionReassignmentsRequest,
+            ListPartitionReassignmentsResponse,
+            generated
+        );
+        $visit!(
+            DescribeQuorum,
+            DescribeQuorumRequest,
+            DescribeQuorumResponse,
+            generated
+        );
+        $visit!(
+            DescribeCluster,
+            DescribeClusterRequest,
+            DescribeClusterResponse,
+            generated
+        );
+        $visit!(
             ApiVersions,
             ApiVersionsRequest,
             ApiVersionsResponse,

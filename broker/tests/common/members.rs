@@ -1,0 +1,431 @@
+//! Several broker processes that form a cluster, and traffic through them.
+
+use super::requests::ask;
+use super::{PATIENCE, free_port};
+use logd_proto::message;
+use logd_proto::messages::*;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// One broker of several. Killed when dropped.
+pub struct Member {
+    process: Child,
+    pub kafka: SocketAddr,
+    pub admin: SocketAddr,
+    pub rpc: SocketAddr,
+    seeds: String,
+    data: tempfile::TempDir,
+}
+
+impl Member {
+    /// Starts a broker that looks for others at `seeds`, and waits until it serves.
+    pub fn start(seeds: &[SocketAddr]) -> Self {
+        let member = Self::begin([free_port(), free_port(), free_port()], seeds);
+        member.wait();
+        member
+    }
+
+    fn begin([kafka, admin, rpc]: [SocketAddr; 3], seeds: &[SocketAddr]) -> Self {
+        let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+        let (seeds, data) = (seeds.join(","), tempfile::tempdir().expect("a folder"));
+        let process = spawn([kafka, admin, rpc], &seeds, data.path().to_owned());
+        Self {
+            process,
+            kafka,
+            admin,
+            rpc,
+            seeds,
+            data,
+        }
+    }
+
+    /// Brokers that found a cluster together, in the order of their node ids.
+    pub async fn found(count: usize) -> Vec<Self> {
+        let ports: Vec<_> = (0..count)
+            .map(|_| [free_port(), free_port(), free_port()])
+            .collect();
+        let seeds: Vec<_> = ports.iter().map(|p| p[2]).collect();
+        let mut members: Vec<_> = ports.iter().map(|p| Self::begin(*p, &seeds)).collect();
+        members.iter().for_each(Self::wait);
+        let mut known = Vec::new();
+        for member in &members {
+            let look = async || member.addresses().await;
+            known = until_seen("all meet", look, |all| all.len() == count).await;
+        }
+        members.sort_by_key(|m| known.iter().find(|(_, at)| *at == m.kafka).map(|k| k.0));
+        members
+    }
+
+    fn wait(&self) {
+        until("a broker serves", || {
+            std::net::TcpStream::connect(self.kafka).is_ok()
+        });
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("its state").is_none()
+    }
+
+    /// A start at the same place, of a broker that was killed.
+    pub fn restart(&mut self) {
+        let ports = [self.kafka, self.admin, self.rpc];
+        self.process = spawn(ports, &self.seeds, self.data.path().to_owned());
+        self.wait();
+    }
+
+    /// A start at the same place with an empty disk.
+    pub fn restart_wiped(&mut self) {
+        self.data = tempfile::tempdir().expect("a folder");
+        self.restart();
+    }
+
+    /// Whether a folder of one of the topic's partitions lies on its disk.
+    pub fn holds(&self, topic_id: &str) -> bool {
+        let folders = std::fs::read_dir(self.data.path().join("logs"));
+        let mut names = folders.into_iter().flatten().flatten();
+        names.any(|e| e.file_name().to_string_lossy().contains(topic_id))
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.kafka).await.expect("it accepts")
+    }
+
+    pub async fn create(&self, topic: &str, replicas: &[&[i32]]) {
+        let assignments = replicas.iter().zip(0..).map(|(replicas, index)| {
+            message!(create_topics_request::CreatableReplicaAssignment {
+                partition_index: index,
+                broker_ids: replicas.to_vec()
+            })
+        });
+        let wanted = message!(create_topics_request::CreatableTopic {
+            name: topic.into(),
+            num_partitions: -1,
+            replication_factor: -1,
+            assignments: assignments.collect()
+        });
+        let request = message!(CreateTopicsRequest {
+            topics: vec![wanted],
+            timeout_ms: 30_000
+        });
+        let created = ask(&mut self.connect().await, &request, 5).await;
+        let created = &created.topics[0];
+        assert_eq!(created.error_code, 0, "{:?}", created.error_message);
+    }
+
+    /// A topic's id in hexadecimal digits.
+    pub async fn topic_id(&self, topic: &str) -> String {
+        let wanted = message!(metadata_request::MetadataRequestTopic {
+            name: Some(topic.into())
+        });
+        let request = message!(MetadataRequest {
+            topics: Some(vec![wanted])
+        });
+        let answer = ask(&mut self.connect().await, &request, 12).await;
+        let bytes = answer.topics[0].topic_id.to_bytes();
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Leader, replicas and in-sync replicas of each partition.
+    pub async fn describe(&self, topic: &str) -> Vec<(i32, Vec<i32>, Vec<i32>)> {
+        let wanted = message!(metadata_request::MetadataRequestTopic {
+            name: Some(topic.into())
+        });
+        let request = message!(MetadataRequest {
+            topics: Some(vec![wanted])
+        });
+        let mut answer = ask(&mut self.connect().await, &request, 7).await;
+        let mut partitions = answer.topics.remove(0).partitions;
+        partitions.sort_by_key(|p| p.partition_index);
+        let shown = partitions.into_iter().map(|p| {
+            let mut in_sync = p.isr_nodes;
+            in_sync.sort_unstable();
+            (p.leader_id, p.replica_nodes, in_sync)
+        });
+        shown.collect()
+    }
+
+    /// Asks for a partition's replicas, or to go back; the error code.
+    pub async fn reassign(&self, topic: &str, index: i32, replicas: Option<&[i32]>) -> i16 {
+        let partition = message!(
+            alter_partition_reassignments_request::ReassignablePartition {
+                partition_index: index,
+                replicas: replicas.map(<[i32]>::to_vec)
+            }
+        );
+        let topic = message!(alter_partition_reassignments_request::ReassignableTopic {
+            name: topic.into(),
+            partitions: vec![partition]
+        });
+        let request = message!(AlterPartitionReassignmentsRequest {
+            timeout_ms: 30_000,
+            allow_replication_factor_change: true,
+            topics: vec![topic]
+        });
+        let answer = ask(&mut self.connect().await, &request, 1).await;
+        answer.responses[0].partitions[0].error_code
+    }
+
+    /// Moves under way: topic, partition, adding, removing.
+    pub async fn moving(&self) -> Vec<(String, i32, Vec<i32>, Vec<i32>)> {
+        let request = message!(ListPartitionReassignmentsRequest {
+            timeout_ms: 30_000,
+            topics: None
+        });
+        let answer = ask(&mut self.connect().await, &request, 0).await;
+        let topics = answer.topics.into_iter();
+        let rows = topics.flat_map(|t| {
+            let name = t.name.to_string();
+            t.partitions.into_iter().map(move |p| {
+                (
+                    name.clone(),
+                    p.partition_index,
+                    p.adding_replicas,
+                    p.removing_replicas,
+                )
+            })
+        });
+        rows.collect()
+    }
+
+    /// Asks for preferred leaders: of everything, or of one partition. The codes.
+    pub async fn elect(&self, of: Option<(&str, i32)>) -> Vec<i16> {
+        let one = of.map(|(topic, index)| {
+            vec![message!(elect_leaders_request::TopicPartitions {
+                topic: topic.into(),
+                partitions: vec![index]
+            })]
+        });
+        let request = message!(ElectLeadersRequest {
+            election_type: 0,
+            topic_partitions: one,
+            timeout_ms: 30_000
+        });
+        let answer = ask(&mut self.connect().await, &request, 2).await;
+        let results = answer.replica_election_results.into_iter();
+        results
+            .flat_map(|r| r.partition_result)
+            .map(|p| p.error_code)
+            .collect()
+    }
+
+    /// Voters and observers of the metadata group.
+    pub async fn quorum(&self) -> (Vec<i32>, Vec<i32>) {
+        let partition = message!(describe_quorum_request::PartitionData { partition_index: 0 });
+        let topic = message!(describe_quorum_request::TopicData {
+            topic_name: "__cluster_metadata".into(),
+            partitions: vec![partition]
+        });
+        let request = message!(DescribeQuorumRequest {
+            topics: vec![topic]
+        });
+        let answer = ask(&mut self.connect().await, &request, 2).await;
+        let partition = &answer.topics[0].partitions[0];
+        let nodes = |of: &[describe_quorum_response::ReplicaState]| {
+            let mut nodes: Vec<_> = of.iter().map(|r| r.replica_id).collect();
+            nodes.sort_unstable();
+            nodes
+        };
+        (
+            nodes(&partition.current_voters),
+            nodes(&partition.observers),
+        )
+    }
+
+    /// Ids of the brokers that are there.
+    pub async fn brokers(&self) -> Vec<i32> {
+        let all = self.addresses().await;
+        all.into_iter().map(|(id, _)| id).collect()
+    }
+
+    async fn addresses(&self) -> Vec<(i32, SocketAddr)> {
+        let request = message!(DescribeClusterRequest { endpoint_type: 1 });
+        let answer = ask(&mut self.connect().await, &request, 2).await;
+        let brokers = answer.brokers.iter().map(|b| {
+            let host = b.host.parse().expect("an address");
+            (b.broker_id, SocketAddr::new(host, b.port as u16))
+        });
+        brokers.collect()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // It may have ended already, which is what some tests are about.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn([kafka, admin, rpc]: [SocketAddr; 3], seeds: &str, data: PathBuf) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logd"));
+    command
+        .args(["--kafka-addr", &kafka.to_string()])
+        .args(["--admin-addr", &admin.to_string()])
+        .args(["--rpc-addr", &rpc.to_string()])
+        .arg("--data-dir")
+        .arg(data)
+        .env("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    if !seeds.is_empty() {
+        command.args(["--seed", seeds]);
+    }
+    command.spawn().expect("the broker's binary runs")
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < PATIENCE, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until what is looked at is so; says what it was last if it never is.
+pub async fn until_seen<T: std::fmt::Debug>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> T,
+    so: impl Fn(&T) -> bool,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        let seen = look().await;
+        if so(&seen) {
+            return seen;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "waited for: {what}; last seen {seen:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn client(members: &[&Member]) -> ClientConfig {
+    let bootstrap: Vec<_> = members.iter().map(|m| m.kafka.to_string()).collect();
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap.join(","))
+        .set("message.timeout.ms", "60000")
+        .set("topic.metadata.refresh.interval.ms", "1000");
+    config
+}
+
+/// An idempotent producer that runs until it is told to stop.
+pub struct Producing {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
+}
+
+impl Producing {
+    pub fn begin(members: &[&Member], topic: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let producer: ThreadedProducer<_> = client(members)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .create()
+            .expect("a producer");
+        let (topic, told) = (topic.to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !told.load(Ordering::Relaxed) {
+                let (key, value) = (format!("k{}", sent % 31), sent.to_string());
+                let record = BaseRecord::to(&topic).key(&key).payload(&value);
+                producer.send(record).unwrap_or_else(|(e, _)| panic!("{e}"));
+                sent += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            producer
+                .flush(PATIENCE)
+                .expect("everything is acknowledged");
+            sent
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops; how many records were acknowledged: all of them.
+    pub fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the producer ends well")
+    }
+}
+
+/// A consumer of all partitions from their beginnings, which runs beside the producer.
+pub struct Consuming {
+    wanted: Arc<std::sync::OnceLock<usize>>,
+    thread: JoinHandle<Vec<(i32, i64, usize)>>,
+}
+
+impl Consuming {
+    pub fn begin(members: &[&Member], topic: &str, partitions: i32) -> Self {
+        let consumer: BaseConsumer = client(members)
+            .set("group.id", "by-hand")
+            .set("enable.auto.commit", "false")
+            .create()
+            .expect("a consumer");
+        let mut assignment = TopicPartitionList::new();
+        for index in 0..partitions {
+            let added = assignment.add_partition_offset(topic, index, Offset::Beginning);
+            added.expect("an assignment");
+        }
+        consumer.assign(&assignment).expect("assigned");
+        let wanted = Arc::new(std::sync::OnceLock::new());
+        let until = wanted.clone();
+        let thread = std::thread::spawn(move || consume(&consumer, &until));
+        Self { wanted, thread }
+    }
+
+    /// Waits until so many records came, and checks that each came once and that none is out of order.
+    pub fn end(self, count: usize) {
+        self.wanted.set(count).expect("it is said once");
+        let seen = self.thread.join().expect("the consumer ends well");
+        let mut values: Vec<usize> = seen.iter().map(|(_, _, value)| *value).collect();
+        values.sort_unstable();
+        assert!(values.into_iter().eq(0..count), "every record, once");
+    }
+}
+
+fn consume(consumer: &BaseConsumer, wanted: &std::sync::OnceLock<usize>) -> Vec<(i32, i64, usize)> {
+    let mut seen: Vec<(i32, i64, usize)> = Vec::new();
+    let mut last = std::collections::BTreeMap::new();
+    let mut ending = None;
+    while wanted.get().is_none_or(|count| seen.len() < *count) {
+        if wanted.get().is_some() {
+            let begun = *ending.get_or_insert_with(Instant::now);
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{} of {wanted:?} came",
+                seen.len()
+            );
+        }
+        // Errors of a moment are the client's to overcome.
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let value = std::str::from_utf8(message.payload().expect("a value")).expect("UTF-8");
+        let value: usize = value.parse().expect("a number");
+        let (partition, offset) = (message.partition(), message.offset());
+        let key = message.key().map(<[u8]>::to_vec);
+        let before = last.insert(key, value);
+        assert!(before.is_none_or(|b| b < value), "{value} after {before:?}");
+        seen.push((partition, offset, value));
+    }
+    seen
+}
