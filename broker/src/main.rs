@@ -99,6 +99,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     tokio::select! {
         _ = term.recv() => info!("SIGTERM: stopping; a second one exits at once"),
         _ = int.recv() => info!("SIGINT: stopping; a second one exits at once"),
+        () = node.removed() => info!("this broker has been decommissioned: stopping; its data directory is not needed any more"),
         why = node.failed() => {
             error!(why, "the disk has failed: nothing can be acknowledged any more, so this process ends");
             // At once: a thread that hangs in a read of that disk must not keep the process.

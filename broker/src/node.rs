@@ -220,6 +220,11 @@ impl Node {
             claims: claims.clone(),
         };
         tasks.spawn(moves.run());
+        tasks.spawn(cluster::retire_brokers(cluster.clone()));
+        tasks.spawn(cluster::keep_preferred_leaders(
+            cluster.clone(),
+            registry.clone(),
+        ));
         let reconciler = Reconciler {
             cluster: cluster.clone(),
             registry: registry.clone(),
@@ -295,6 +300,11 @@ impl Node {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Resolves when this broker has been decommissioned: the cluster goes on without it.
+    pub async fn removed(&self) {
+        self.cluster.removed().await;
     }
 
     /// Stops in the reverse order: what is led is handed over, no new requests, finish those in flight, sync, mark a clean stop.

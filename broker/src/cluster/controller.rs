@@ -73,7 +73,7 @@ pub struct Cluster {
     leaders: Arc<Leaders>,
     pub(super) vetting: Arc<Vetting>,
     pub(super) registry: Arc<Registry>,
-    defaults: (i32, i16),
+    pub(super) defaults: (i32, i16),
     /// Next id and end of the block this broker was given.
     producer_ids: Mutex<std::ops::Range<i64>>,
     /// Serialises those who find the block empty: one of them asks for the next.
@@ -303,7 +303,7 @@ impl Cluster {
         room: &mut i32,
     ) -> Result<CreatedTopic, CreateTopicError> {
         let state = self.view();
-        let (record, created) = plan(&state, topic, self.defaults)?;
+        let (record, created) = plan(&state, topic, self.defaults, &|node| self.is_alive(node))?;
         if created.partitions > *room {
             return Err(CreateTopicError::TooMuchAtOnce(PARTITIONS_PER_REQUEST_MAX));
         }

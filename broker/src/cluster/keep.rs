@@ -2,6 +2,8 @@
 
 use super::card::Card;
 use super::controller::Cluster;
+use super::duty::Duty;
+use super::state::BrokerInfo;
 use super::voters::{Step, metadata_voters, next_step};
 use crate::peers::Standing;
 use crate::raft::ReplicaId;
@@ -10,7 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
+
+/// A disk that is let go is still written to for this long, so that it hears of it.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Leaderships that are handed over at once.
 const HANDED_OVER_AT_ONCE: usize = 128;
@@ -103,10 +109,14 @@ pub async fn hand_over_all(cluster: &Cluster, patience: Duration) {
 /// Takes joined brokers into the metadata group while this broker leads it.
 pub async fn keep_metadata_members(cluster: Arc<Cluster>) {
     let mut view = cluster.watch();
+    // Disks that are to be let go, and since when.
+    let mut parting = BTreeMap::new();
     loop {
         view.borrow_and_update();
         if cluster.group.role().serving {
-            step(&cluster).await;
+            step(&cluster, &mut parting).await;
+        } else {
+            parting.clear();
         }
         if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, view.changed()).await {
             return;
@@ -114,7 +124,7 @@ pub async fn keep_metadata_members(cluster: Arc<Cluster>) {
     }
 }
 
-async fn step(cluster: &Cluster) {
+async fn step(cluster: &Cluster, parting: &mut BTreeMap<ReplicaId, Instant>) {
     let view = cluster.view();
     let brokers: BTreeSet<ReplicaId> = view.brokers.values().map(|b| b.replica).collect();
     let me = cluster.disk();
@@ -125,11 +135,36 @@ async fn step(cluster: &Cluster) {
     let standings = cluster.peers.standings().borrow().clone();
     let alive = |r: ReplicaId| r == me || standings.get(&r).is_some_and(Standing::is_alive);
     let now = cluster.group.members();
-    let voters = metadata_voters(&now, &brokers, me, alive);
+    let leaving = |b: &&BrokerInfo| view.duty(b.id) == Duty::Leaving;
+    let leaving: BTreeSet<ReplicaId> = view
+        .brokers
+        .values()
+        .filter(leaving)
+        .map(|b| b.replica)
+        .collect();
+    let staying: BTreeSet<ReplicaId> = brokers.difference(&leaving).copied().collect();
+    let heir = now
+        .voters
+        .iter()
+        .filter(|v| staying.contains(v) && alive(**v));
+    let heir = heir.min_by_key(|v| now.lag(**v)).copied();
+    let voters = metadata_voters(&now, &staying, me, alive);
     let learners = brokers.difference(&voters).copied().collect();
-    let Some(step) = next_step(&now, &voters, &learners) else {
+    let step = match heir {
+        Some(heir) if leaving.contains(&me) => Some(Step::HandOver(heir)),
+        _ => next_step(&now, &voters, &learners),
+    };
+    let Some(step) = step else {
         return;
     };
+    if let Step::RemoveLearner(disk) = step {
+        // It should hear that it has been let go.
+        let since = *parting.entry(disk).or_insert_with(Instant::now);
+        if alive(disk) && since.elapsed() < PARTING {
+            return;
+        }
+        parting.remove(&disk);
+    }
     let done = match step.clone() {
         Step::AddLearner(disk) => cluster.group.add_learner(disk).await,
         Step::SetVoters(voters) => cluster.group.set_voters(voters).await,

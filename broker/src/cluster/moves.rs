@@ -9,9 +9,10 @@
 
 use super::claims::Claims;
 use super::controller::Cluster;
+use super::duty::Duty;
 use super::state::{ClusterState, Command, TopicId};
 use super::targets::Move;
-use super::voters::{Step, partition_step};
+use super::voters::{LAG_MAX, Step, partition_step};
 use crate::partition::{Partition, Registry};
 use crate::peers::{Standing, Standings};
 use crate::raft::{Members, ProposeError, ReplicaId};
@@ -111,6 +112,14 @@ impl Moves {
                         target: Some(target.clone()),
                     });
                 }
+                steps.extend(relief(
+                    state,
+                    partition,
+                    &now,
+                    &wanted,
+                    self.cluster.node_id(),
+                    alive,
+                ));
                 continue;
             }
             copying += usize::from(!now.learners.is_empty());
@@ -167,6 +176,25 @@ impl Moves {
             Err(error) => debug!(%error, "the end of moves is said again later"),
         }
     }
+}
+
+/// A broker that is drained or leaves hands over what it leads, to the first replica that may take more.
+fn relief(
+    state: &ClusterState,
+    partition: Arc<Partition>,
+    now: &Members,
+    wanted: &[ReplicaId],
+    node: i32,
+    alive: impl Fn(ReplicaId) -> bool,
+) -> Option<Due> {
+    if state.duty(node) == Duty::Active {
+        return None;
+    }
+    let takes = |r: &&ReplicaId| state.node_of(**r).is_some_and(|n| state.takes_more(n));
+    let mut others = wanted.iter().filter(takes);
+    let heir = others.find(|r| alive(**r) && now.lag(**r) <= LAG_MAX)?;
+    let step = Step::HandOver(*heir);
+    Some(Due { partition, step })
 }
 
 /// A group whose hand-over failed is led by anybody who can.

@@ -5,7 +5,8 @@
 //! Not here: how a group comes to other members (`moves`), and codes.
 
 use super::controller::{ANSWER_DEADLINE, Cluster};
-use super::state::{Answer, Command};
+use super::rebalance;
+use super::state::{Answer, Command, TopicId};
 use super::targets::{Move, MoveRefusal};
 use crate::peers::Standing;
 use crate::raft::ReplicaId;
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// Beyond a hand-over's own patience: what is in flight is settled first.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Moves in one command.
+const MOVES_AT_ONCE: usize = 1_000;
 
 /// How long the metadata group's leader may take to describe it.
 const QUORUM_PATIENCE: Duration = Duration::from_secs(2);
@@ -280,6 +284,41 @@ impl Cluster {
             committed: quorum.committed,
             members: quorum.members.into_iter().map(member).collect(),
         })
+    }
+
+    /// Whether this broker leads the metadata group.
+    pub(super) fn leads_metadata(&self) -> bool {
+        self.group.role().serving
+    }
+
+    /// What should move so that the cluster is whole and level.
+    pub fn plan_rebalance(&self) -> Vec<Move> {
+        rebalance::plan(&self.view(), &|n| self.is_alive(n), self.defaults.1)
+    }
+
+    /// Asks for every move of a plan, in pieces; the moves themselves are made a few at a time.
+    pub async fn run_rebalance(&self) -> Vec<(Move, Result<(), MoveError>)> {
+        self.ask_for(self.plan_rebalance()).await
+    }
+
+    /// Cancels every move that is under way.
+    pub async fn cancel_moves(&self) -> Vec<(Move, Result<(), MoveError>)> {
+        let view = self.view();
+        let back = view.moving().map(|(topic, partition)| Move {
+            topic: TopicId(topic.id),
+            partition,
+            target: None,
+        });
+        self.ask_for(back.collect()).await
+    }
+
+    async fn ask_for(&self, moves: Vec<Move>) -> Vec<(Move, Result<(), MoveError>)> {
+        let mut answers = Vec::with_capacity(moves.len());
+        for piece in moves.chunks(MOVES_AT_ONCE) {
+            let results = self.move_partitions(piece.to_vec(), true).await;
+            answers.extend(piece.iter().cloned().zip(results));
+        }
+        answers
     }
 
     /// The broker that leads the metadata group, if one is known to.

@@ -1,6 +1,7 @@
 //! Where replicas go. Pure: the same state and request give the same placement.
 //!
-//! The least loaded brokers first, racks before load, ties by node id; leaders (the first of each
+//! Brokers that are there first, then racks, then the least loaded, ties by node id; one that is being
+//! drained or leaves gets nothing; leaders (the first of each
 //! partition's list) are spread by the same rule.
 
 use super::state::ClusterState;
@@ -26,16 +27,18 @@ pub fn place(
     state: &ClusterState,
     partitions: usize,
     replication: usize,
+    alive: &dyn Fn(i32) -> bool,
 ) -> Result<Vec<Vec<i32>>, PlacementError> {
-    if replication > state.brokers.len() {
+    let mut load = current_load(state);
+    load.retain(|node, _| state.takes_more(*node));
+    if replication > load.len() {
         return Err(PlacementError::TooFewBrokers {
             wanted: replication,
-            brokers: state.brokers.len(),
+            brokers: load.len(),
         });
     }
-    let mut load = current_load(state);
     Ok((0..partitions)
-        .map(|_| place_one(state, &mut load, replication))
+        .map(|_| place_one(state, &mut load, replication, alive))
         .collect())
 }
 
@@ -60,7 +63,12 @@ fn count(load: &mut BTreeMap<i32, Load>, replicas: &[i32]) {
     }
 }
 
-fn place_one(state: &ClusterState, load: &mut BTreeMap<i32, Load>, replication: usize) -> Vec<i32> {
+fn place_one(
+    state: &ClusterState,
+    load: &mut BTreeMap<i32, Load>,
+    replication: usize,
+    alive: &dyn Fn(i32) -> bool,
+) -> Vec<i32> {
     let mut chosen: Vec<i32> = Vec::with_capacity(replication);
     let mut racks: BTreeSet<&str> = BTreeSet::new();
     while chosen.len() < replication {
@@ -71,7 +79,7 @@ fn place_one(state: &ClusterState, load: &mut BTreeMap<i32, Load>, replication: 
             .min_by_key(|(id, l)| {
                 let rack_taken = rack_of(id).is_some_and(|r| racks.contains(r));
                 let first = if chosen.is_empty() { l.leaders } else { 0 };
-                (rack_taken, first, l.replicas, **id)
+                (!alive(**id), rack_taken, first, l.replicas, **id)
             })
             .map(|(id, _)| *id);
         let Some(best) = best else { break };
@@ -86,6 +94,14 @@ fn place_one(state: &ClusterState, load: &mut BTreeMap<i32, Load>, replication: 
 mod tests {
     use super::*;
     use crate::cluster::state::{BrokerInfo, Command};
+
+    fn place(
+        state: &ClusterState,
+        partitions: usize,
+        replication: usize,
+    ) -> Result<Vec<Vec<i32>>, PlacementError> {
+        super::place(state, partitions, replication, &|_| true)
+    }
 
     fn brokers(racks: &[Option<&str>]) -> ClusterState {
         let mut s = ClusterState::default();
@@ -127,6 +143,20 @@ mod tests {
             let racks: BTreeSet<_> = p.iter().map(|id| state.brokers[id].rack.clone()).collect();
             assert_eq!(racks.len(), 2, "{p:?}");
         }
+    }
+
+    #[test]
+    fn one_that_is_away_is_taken_last_and_one_that_is_drained_not_at_all() {
+        let mut state = brokers(&[None, None, None, None]);
+        let away = super::place(&state, 4, 3, &|n| n != 2).unwrap();
+        assert!(away.iter().all(|p| !p.contains(&2)), "{away:?}");
+        let needed = super::place(&state, 4, 4, &|n| n != 2).unwrap();
+        assert!(needed.iter().all(|p| p[0] != 2), "{needed:?}");
+        let (node, duty) = (2, crate::cluster::duty::Duty::Draining);
+        state.apply(Command::SetDuty { node, duty });
+        assert!(place(&state, 1, 4).is_err());
+        let placed = place(&state, 4, 3).unwrap();
+        assert!(placed.iter().all(|p| !p.contains(&2)), "{placed:?}");
     }
 
     #[test]

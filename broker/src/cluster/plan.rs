@@ -66,12 +66,14 @@ pub(super) fn plan(
     state: &ClusterState,
     topic: NewTopic,
     defaults: (i32, i16),
+    alive: &dyn Fn(i32) -> bool,
 ) -> Result<(TopicRecord, CreatedTopic), CreateTopicError> {
     check_name(&topic.name)?;
     if state.topic(&topic.name).is_some() {
         return Err(CreateTopicError::Exists(topic.name));
     }
     check_collision(state, &topic.name)?;
+    let wish = wish(state, &topic);
     let overrides = overrides(topic.config)?;
     let config = TopicConfig::parse(&overrides)
         .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;
@@ -82,6 +84,7 @@ pub(super) fn plan(
             topic
                 .replication
                 .unwrap_or_else(|| default_replication(state, defaults.1)),
+            alive,
         )?
     } else {
         assigned(
@@ -112,16 +115,28 @@ pub(super) fn plan(
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
             partitions,
+            replication: wish,
             overrides,
         },
         created,
     ))
 }
 
+/// How many replicas whoever asks wants for good. Where there was no choice there was no wish: what is
+/// created on one broker grows with the cluster.
+fn wish(state: &ClusterState, topic: &NewTopic) -> Option<i16> {
+    let widths = topic.assignments.first().map(|(_, r)| r.len());
+    let width = widths.and_then(|w| i16::try_from(w).ok());
+    let wanted = topic.replication.or(width);
+    wanted.filter(|_| state.brokers.len() >= USUAL_REPLICATION)
+}
+
 /// Three replicas survive the loss of one; two would stop at it.
+pub(super) const USUAL_REPLICATION: usize = 3;
+
 fn default_replication(state: &ClusterState, configured: i16) -> i16 {
     match configured {
-        0 if state.brokers.len() >= 3 => 3,
+        0 if state.brokers.len() >= USUAL_REPLICATION => USUAL_REPLICATION as i16,
         0 => 1,
         configured => configured,
     }
@@ -192,6 +207,7 @@ fn placed(
     state: &ClusterState,
     partitions: i32,
     replication: i16,
+    alive: &dyn Fn(i32) -> bool,
 ) -> Result<Vec<Vec<i32>>, CreateTopicError> {
     check_partitions(partitions.into())?;
     if replication < 1 {
@@ -199,7 +215,7 @@ fn placed(
             "Replication factor was {replication}; it must be at least 1."
         )));
     }
-    place(state, partitions as usize, replication as usize).map_err(
+    place(state, partitions as usize, replication as usize, alive).map_err(
         |PlacementError::TooFewBrokers { wanted, brokers }| {
             CreateTopicError::InvalidReplication(format!(
                 "Replication factor {wanted} is larger than the number of brokers, {brokers}."
@@ -266,6 +282,14 @@ mod tests {
             rpc: String::new(),
         }));
         s
+    }
+
+    fn plan(
+        state: &ClusterState,
+        topic: NewTopic,
+        defaults: (i32, i16),
+    ) -> Result<(TopicRecord, CreatedTopic), CreateTopicError> {
+        super::plan(state, topic, defaults, &|_| true)
     }
 
     fn named(name: &str) -> NewTopic {

@@ -380,6 +380,7 @@ mod tests {
             name: format!("t{n}"),
             internal: false,
             partitions,
+            replication: None,
             disks: BTreeMap::new(),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),

@@ -4,6 +4,7 @@
 //! Metadata from its own. A command that cannot be carried out changes nothing and says why.
 //! Not here: who proposes (controller), where replicas go (placement), what runs on this broker (reconcile).
 
+use super::duty::Duty;
 use super::targets::{Move, MoveRefusal};
 use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
@@ -65,6 +66,8 @@ pub struct Topic {
     pub internal: bool,
     /// Node ids per partition, the preferred leader first.
     pub partitions: Vec<Vec<i32>>,
+    /// How many replicas somebody wanted when there was a choice; absent: as many as is usual.
+    pub replication: Option<i16>,
     /// The disks that those brokers had when the topic was created: they found its groups. A disk that
     /// comes later, also under an old node id, is taken in by a group's leader.
     pub disks: BTreeMap<i32, u64>,
@@ -85,6 +88,8 @@ pub struct TopicRecord {
     #[serde(default)]
     pub internal: bool,
     pub partitions: Vec<Vec<i32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<i16>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disks: BTreeMap<i32, u64>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -125,6 +130,14 @@ pub enum Command {
     MovesOver {
         over: Vec<Move>,
     },
+    SetDuty {
+        node: i32,
+        duty: Duty,
+    },
+    /// A broker that was to leave holds nothing any more.
+    RemoveBroker {
+        node: i32,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +173,16 @@ pub enum Refusal {
          broker join as a new one"
     )]
     OldDisk { start: u64, known: u64 },
+    #[error("there is no broker {0}")]
+    UnknownBroker(i32),
+    #[error(
+        "broker {node} is still needed: it was not told to leave, or is to hold {partitions} partitions"
+    )]
+    StillNeeded { node: i32, partitions: usize },
+    #[error(
+        "this disk's broker was decommissioned; move its data directory away and let the broker join as a new one"
+    )]
+    Removed,
     #[error("the topic's configuration is not one this version understands: {0}")]
     Config(String),
 }
@@ -169,6 +192,10 @@ pub enum Refusal {
 pub struct ClusterState {
     pub cluster: Option<String>,
     pub brokers: BTreeMap<i32, BrokerInfo>,
+    /// Of brokers that are not simply active.
+    pub duties: BTreeMap<i32, Duty>,
+    /// Disks of brokers that were decommissioned.
+    pub removed: BTreeSet<u64>,
     pub topics: BTreeMap<Uuid, Arc<Topic>>,
     names: HashMap<String, Uuid>,
     /// Deleted topics, with the brokers on whose disks replicas may still lie.
@@ -191,6 +218,10 @@ struct Saved {
     next_producer_id: i64,
     #[serde(default)]
     last_node_id: i32,
+    #[serde(default)]
+    duties: BTreeMap<i32, Duty>,
+    #[serde(default)]
+    removed: BTreeSet<u64>,
 }
 
 impl Topic {
@@ -250,6 +281,8 @@ impl ClusterState {
             }
             Command::SetTargets { moves } => self.set_targets(moves),
             Command::MovesOver { over } => self.moves_over(over),
+            Command::SetDuty { node, duty } => self.set_duty(node, duty),
+            Command::RemoveBroker { node } => self.remove_broker(node),
         }
     }
 
@@ -266,6 +299,9 @@ impl ClusterState {
     /// A disk keeps the node id it was given. A new disk at the address of a known broker replaces that
     /// broker's, and takes its id; any other gets the next one.
     fn register(&mut self, info: BrokerInfo) -> Answer {
+        if self.removed.contains(&info.replica) {
+            return Answer::Refused(Refusal::Removed);
+        }
         let same_disk = self.brokers.values().find(|b| b.replica == info.replica);
         if let Some(known) = same_disk
             && info.start <= known.start
@@ -351,6 +387,8 @@ impl ClusterState {
             unreaped: self.tombstones.values().cloned().collect(),
             next_producer_id: self.next_producer_id,
             last_node_id: self.last_node_id,
+            duties: self.duties.clone(),
+            removed: self.removed.clone(),
         })
     }
 
@@ -374,6 +412,8 @@ impl ClusterState {
                 .last_node_id
                 .max(everybody.last().copied().unwrap_or(UNASSIGNED)),
             brokers,
+            duties: saved.duties,
+            removed: saved.removed,
             ..Self::default()
         };
         for record in saved.topics {
@@ -392,6 +432,7 @@ fn to_topic(record: TopicRecord) -> Result<Topic, String> {
         name: record.name,
         internal: record.internal,
         partitions: record.partitions,
+        replication: record.replication,
         disks: record.disks,
         moves: record.moves,
         moved: record.moved,
@@ -406,6 +447,7 @@ fn to_record(topic: &Topic) -> TopicRecord {
         name: topic.name.clone(),
         internal: topic.internal,
         partitions: topic.partitions.clone(),
+        replication: topic.replication,
         disks: topic.disks.clone(),
         moves: topic.moves.clone(),
         moved: topic.moved.clone(),
@@ -423,6 +465,7 @@ mod tests {
             name: name.into(),
             internal: false,
             partitions: vec![vec![1]; 2],
+            replication: None,
             disks: BTreeMap::new(),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),

@@ -4,6 +4,7 @@
 //! can be cancelled and shown; a partition whose replicas were ever changed is never founded again.
 //! Not here: who is a member of a group (its own log says so), and how it gets there (moves).
 
+use super::duty::Duty;
 use super::state::{Answer, ClusterState, Topic, TopicId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -100,7 +101,7 @@ impl ClusterState {
             (None, None) => return Err(MoveRefusal::NotMoving),
             (None, Some(before)) => (before.clone(), true),
             (Some(target), _) => {
-                self.check_target(&target)?;
+                self.check_target(&target, &now)?;
                 let cancelled = before.as_ref().is_some_and(|b| set(b) == set(&target));
                 (target, cancelled)
             }
@@ -108,6 +109,10 @@ impl ClusterState {
         let Some(topic) = self.topics.get_mut(&wanted.topic.0).map(Arc::make_mut) else {
             return Err(MoveRefusal::UnknownPartition);
         };
+        if target.len() != now.len() && !cancelled {
+            // From now on that is what somebody wants of it.
+            topic.replication = i16::try_from(target.len()).ok();
+        }
         if cancelled {
             topic.moves.remove(&index);
         } else if set(&target) != set(&now) {
@@ -120,7 +125,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn check_target(&self, target: &[i32]) -> Result<(), MoveRefusal> {
+    fn check_target(&self, target: &[i32], now: &[i32]) -> Result<(), MoveRefusal> {
         let invalid = |why: String| Err(MoveRefusal::Invalid(why));
         if target.is_empty() {
             return invalid("a partition needs at least one replica".into());
@@ -131,6 +136,10 @@ impl ClusterState {
         let unknown = target.iter().find(|n| !self.brokers.contains_key(n));
         if let Some(unknown) = unknown {
             return invalid(format!("broker {unknown} is not registered"));
+        }
+        let new = target.iter().filter(|n| !now.contains(n));
+        if let Some(leaving) = new.copied().find(|n| self.duty(*n) == Duty::Leaving) {
+            return invalid(format!("broker {leaving} is being decommissioned"));
         }
         Ok(())
     }
@@ -153,7 +162,7 @@ impl ClusterState {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cluster::state::{BrokerInfo, Command, TopicRecord, UNASSIGNED};
     use logd_proto::Uuid;
@@ -163,7 +172,7 @@ mod tests {
         TopicId(Uuid::from_bytes([1; 16]))
     }
 
-    fn cluster(replicas: &[i32]) -> ClusterState {
+    pub fn cluster(replicas: &[i32]) -> ClusterState {
         let mut s = ClusterState::default();
         for n in 1..=4u64 {
             s.apply(Command::RegisterBroker(BrokerInfo {
@@ -180,6 +189,7 @@ mod tests {
             name: "t".into(),
             internal: false,
             partitions: vec![replicas.to_vec()],
+            replication: None,
             disks: BTreeMap::from([(1, 10)]),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
@@ -188,7 +198,7 @@ mod tests {
         s
     }
 
-    fn ask(s: &mut ClusterState, target: Option<&[i32]>) -> Option<MoveRefusal> {
+    pub fn ask(s: &mut ClusterState, target: Option<&[i32]>) -> Option<MoveRefusal> {
         let moves = vec![Move {
             topic: id(),
             partition: 0,
@@ -200,7 +210,7 @@ mod tests {
         }
     }
 
-    fn over(s: &mut ClusterState, target: &[i32]) {
+    pub fn over(s: &mut ClusterState, target: &[i32]) {
         let over = vec![Move {
             topic: id(),
             partition: 0,

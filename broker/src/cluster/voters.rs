@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub const METADATA_VOTERS_MAX: usize = 5;
 
 /// A learner this close to the leader's end may vote: it is a few messages behind at most.
-const LAG_MAX: u64 = 100;
+pub(super) const LAG_MAX: u64 = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
