@@ -10,6 +10,7 @@ pub mod node;
 pub mod open_files;
 
 pub mod admin;
+pub mod control;
 pub mod server;
 
 pub mod api;

@@ -10,6 +10,7 @@ use crate::cluster::{
     Takeover, Topic,
 };
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
+use crate::control::Control;
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
 use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 use tracing::{error, info, warn};
 
 /// Groups are looked at for expired offsets this often.
@@ -186,7 +188,8 @@ impl Node {
             exchange: exchange.clone(),
         };
         // Before this broker belongs to a cluster: forming one takes answers from everybody.
-        spawn_rpc(rpc, served, &stop, &mut tasks);
+        let control = Control::default();
+        spawn_rpc(rpc, served, control.routes(), &stop, &mut tasks);
         let peers = Peers::new(door.clone(), hearing.clone());
         let links = Links {
             transport: Arc::new(peers.clone()),
@@ -202,6 +205,7 @@ impl Node {
             links: links.clone(),
         };
         let cluster = cluster::start(broker_spec(&config, &disk, &bound), around).await?;
+        control.open(cluster.clone(), registry.clone());
         let claims = Arc::new(Claims::default());
         let spec = partition_spec(&config, &cluster, &claims, links, hearing);
         let data_dir = config.node.data_dir.clone();
@@ -398,10 +402,11 @@ async fn open_admin(
 fn spawn_rpc(
     rpc: RpcListener,
     served: Served,
+    others: Routes,
     stop: &watch::Sender<bool>,
     tasks: &mut JoinSet<()>,
 ) {
-    let serving = rpc.serve(served, stopped(stop.subscribe()));
+    let serving = rpc.serve(served, others, stopped(stop.subscribe()));
     tasks.spawn(async move {
         if let Err(error) = serving.await {
             error!(%error, "the rpc port ended");

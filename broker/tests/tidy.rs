@@ -37,6 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "api",
             "cluster",
             "config",
+            "control",
             "group",
             "metrics",
             "partition",
@@ -56,6 +57,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "api",
         &["cluster", "group", "metrics", "partition", "topic_config"],
     ),
+    ("control", &["cluster", "partition"]),
     ("group", &["metrics", "partition"]),
     (
         "cluster",

@@ -78,6 +78,8 @@ pub struct Cluster {
     producer_ids: Mutex<std::ops::Range<i64>>,
     /// Serialises those who find the block empty: one of them asks for the next.
     refill: tokio::sync::Mutex<()>,
+    /// A peer has said that this broker was decommissioned.
+    pub(super) dismissed: watch::Sender<bool>,
     /// Counts the reconciler's rounds.
     reconciled: watch::Receiver<u64>,
 }
@@ -112,6 +114,7 @@ impl Cluster {
             defaults: (spec.default_partitions, spec.default_replication),
             producer_ids: Mutex::new(0..0),
             refill: tokio::sync::Mutex::new(()),
+            dismissed: watch::channel(false).0,
             reconciled: around.reconciled.clone(),
         }
     }

@@ -242,8 +242,12 @@ impl Household for Door {
                 let refused = done.err().unwrap_or_default();
                 Body::HandedOver(rpc::HandedOver { refused })
             })),
-            Body::AskQuorum(_) => {
-                let quorum = cluster.map(|c| c.quorum_here()).unwrap_or_default();
+            Body::AskQuorum(asked) => {
+                let quorum = cluster.map(|c| rpc::Quorum {
+                    dismissed: c.view().removed.contains(&asked.disk),
+                    ..c.quorum_here()
+                });
+                let quorum = quorum.unwrap_or_default();
                 Some(Box::pin(std::future::ready(Body::Quorum(quorum))))
             }
             _ => None,

@@ -12,11 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
-
-/// A disk that is let go is still written to for this long, so that it hears of it.
-const PARTING: Duration = Duration::from_secs(2);
 
 /// Leaderships that are handed over at once.
 const HANDED_OVER_AT_ONCE: usize = 128;
@@ -109,14 +105,10 @@ pub async fn hand_over_all(cluster: &Cluster, patience: Duration) {
 /// Takes joined brokers into the metadata group while this broker leads it.
 pub async fn keep_metadata_members(cluster: Arc<Cluster>) {
     let mut view = cluster.watch();
-    // Disks that are to be let go, and since when.
-    let mut parting = BTreeMap::new();
     loop {
         view.borrow_and_update();
         if cluster.group.role().serving {
-            step(&cluster, &mut parting).await;
-        } else {
-            parting.clear();
+            step(&cluster).await;
         }
         if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, view.changed()).await {
             return;
@@ -124,7 +116,7 @@ pub async fn keep_metadata_members(cluster: Arc<Cluster>) {
     }
 }
 
-async fn step(cluster: &Cluster, parting: &mut BTreeMap<ReplicaId, Instant>) {
+async fn step(cluster: &Cluster) {
     let view = cluster.view();
     let brokers: BTreeSet<ReplicaId> = view.brokers.values().map(|b| b.replica).collect();
     let me = cluster.disk();
@@ -157,14 +149,6 @@ async fn step(cluster: &Cluster, parting: &mut BTreeMap<ReplicaId, Instant>) {
     let Some(step) = step else {
         return;
     };
-    if let Step::RemoveLearner(disk) = step {
-        // It should hear that it has been let go.
-        let since = *parting.entry(disk).or_insert_with(Instant::now);
-        if alive(disk) && since.elapsed() < PARTING {
-            return;
-        }
-        parting.remove(&disk);
-    }
     let done = match step.clone() {
         Step::AddLearner(disk) => cluster.group.add_learner(disk).await,
         Step::SetVoters(voters) => cluster.group.set_voters(voters).await,

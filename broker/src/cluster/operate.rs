@@ -245,6 +245,7 @@ impl Cluster {
             leader: role.leader.unwrap_or(0),
             term: role.term,
             committed: now.applied,
+            dismissed: false,
             members: all.map(member).collect(),
         }
     }
@@ -258,7 +259,7 @@ impl Cluster {
         let quorum = if here.leads {
             here
         } else {
-            let question = Body::AskQuorum(rpc::AskQuorum {});
+            let question = Body::AskQuorum(rpc::AskQuorum { disk: self.disk() });
             let asked = self
                 .peers
                 .ask(here.leader, question, QUORUM_PATIENCE.min(ANSWER_DEADLINE));

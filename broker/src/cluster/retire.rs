@@ -9,6 +9,8 @@ use super::duty::Duty;
 use super::rebalance;
 use super::state::{Answer, ClusterState, Command};
 use crate::raft::ProposeError;
+use logd_proto::rpc::v1 as rpc;
+use logd_proto::rpc::v1::envelope::Body;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, info};
@@ -87,10 +89,29 @@ impl Cluster {
 
     /// Resolves when this broker is no member of the cluster any more.
     pub async fn removed(&self) {
-        let mut view = self.watch();
+        let (mut view, mut dismissed) = (self.watch(), self.dismissed.subscribe());
         let me = self.disk();
-        if view.wait_for(|s| s.removed.contains(&me)).await.is_err() {
+        let gone = tokio::select! {
+            gone = view.wait_for(|s| s.removed.contains(&me)) => gone.is_err(),
+            gone = dismissed.wait_for(|said| *said) => gone.is_err(),
+        };
+        if gone {
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Nobody writes the metadata to a broker that was let go, so one that is to leave asks.
+    async fn ask_whether_dismissed(&self) {
+        let standings = self.peers.standings().borrow().clone();
+        let there = standings.iter().filter(|(_, s)| s.is_alive());
+        let asked = there.map(|(disk, _)| {
+            let question = Body::AskQuorum(rpc::AskQuorum { disk: self.disk() });
+            self.peers.ask(*disk, question, LOOK_EVERY)
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let mut answers = answers.into_iter();
+        if answers.any(|a| matches!(a, Ok(Body::Quorum(q)) if q.dismissed)) {
+            self.dismissed.send_replace(true);
         }
     }
 
@@ -141,6 +162,9 @@ pub async fn retire_brokers(cluster: Arc<Cluster>) {
             if let Err(error) = cluster.retire(&state, node).await {
                 debug!(node, %error, "decommissioning goes on later");
             }
+        }
+        if state.duty(cluster.node_id()) == Duty::Leaving {
+            cluster.ask_whether_dismissed().await;
         }
         tokio::time::sleep(LOOK_EVERY).await;
         if view.has_changed().is_err() {

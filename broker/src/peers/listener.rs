@@ -8,6 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -31,19 +32,20 @@ impl RpcListener {
         self.address
     }
 
-    /// Answers until `stop` resolves.
+    /// Answers until `stop` resolves. `others`: services of other rooms at the same port.
     ///
     /// # Errors
     /// If the transport fails as a whole.
     pub async fn serve(
         self,
         served: Served,
+        others: Routes,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), tonic::transport::Error> {
         let service = BrokerServer::new(Service::new(served))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let server = windows(Server::builder()).add_service(service);
+        let server = windows(Server::builder()).add_routes(others.add_service(service));
         let incoming = TcpIncoming::from(self.socket).with_nodelay(Some(true));
         // A graceful end would wait for streams that never end by themselves.
         tokio::select! {

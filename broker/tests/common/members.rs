@@ -4,6 +4,7 @@ use super::requests::ask;
 use super::{PATIENCE, free_port};
 use logd_proto::message;
 use logd_proto::messages::*;
+use logd_proto::rpc::admin::admin_client::AdminClient;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use tonic::transport::Channel;
 
 /// One broker of several. Killed when dropped.
 pub struct Member {
@@ -82,10 +84,15 @@ impl Member {
         self.process.try_wait().expect("its state").is_none()
     }
 
-    /// A start at the same place, of a broker that was killed.
-    pub fn restart(&mut self) {
+    /// A start at the same place, of a broker that has ended.
+    pub fn begin_again(&mut self) {
         let ports = [self.kafka, self.admin, self.rpc];
         self.process = spawn(ports, &self.seeds, self.data.path().to_owned());
+    }
+
+    /// A start at the same place, of a broker that was killed; it serves.
+    pub fn restart(&mut self) {
+        self.begin_again();
         self.wait();
     }
 
@@ -100,6 +107,12 @@ impl Member {
         let folders = std::fs::read_dir(self.data.path().join("logs"));
         let mut names = folders.into_iter().flatten().flatten();
         names.any(|e| e.file_name().to_string_lossy().contains(topic_id))
+    }
+
+    /// What an operator's tool speaks to.
+    pub async fn operator(&self) -> AdminClient<Channel> {
+        let address = format!("http://{}", self.rpc);
+        AdminClient::connect(address).await.expect("it accepts")
     }
 
     async fn connect(&self) -> TcpStream {

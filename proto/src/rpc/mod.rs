@@ -26,6 +26,22 @@ pub mod v1 {
     tonic::include_proto!("logd.rpc.v1");
 }
 
+/// What an operator asks of a cluster, version 1.
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::all,
+    clippy::pedantic
+)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
+pub mod admin {
+    tonic::include_proto!("logd.admin.v1");
+}
+
 #[cfg(test)]
 mod tests {
     use super::v1::{IdentifyRequest, Identity};
