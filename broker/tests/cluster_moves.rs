@@ -61,6 +61,27 @@ async fn one_broker_grows_into_three_while_a_producer_runs() {
     // What was acknowledged is on the others too.
     let mut one = one;
     one.kill();
+    for _ in 0..5 {
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        for m in [&two, &three] {
+            eprintln!("DBG {:?}", m.describe("grow").await);
+            let r = logd_proto::rpc::admin::ListPartitionsRequest {
+                topic: "grow".into(),
+                led_here: false,
+            };
+            for p in m
+                .operator()
+                .await
+                .list_partitions(r)
+                .await
+                .unwrap()
+                .into_inner()
+                .partitions
+            {
+                eprintln!("DBG   {p:?}");
+            }
+        }
+    }
     let count = producing.end();
     consuming.end(count);
     Consuming::begin(&[&two, &three], "grow", 3).end(count);

@@ -20,13 +20,13 @@ mod plan;
 mod preferred;
 mod rebalance;
 mod reconcile;
-mod slow_disk;
 mod retire;
+mod slow_disk;
 mod start;
 mod state;
 mod takeover;
-mod vetting;
 mod targets;
+mod vetting;
 mod voters;
 
 pub use card::{Card, CardError};
@@ -43,13 +43,13 @@ pub use placement::PlacementError;
 pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use preferred::keep_preferred_leaders;
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
-pub use slow_disk::{Syncs, avoid_slow_disk};
 pub use retire::{DutyError, retire_brokers};
+pub use slow_disk::{Syncs, avoid_slow_disk};
 pub use start::{StartError, Surroundings, start};
 pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
     TopicRecord,
 };
 pub use takeover::Takeover;
-pub use vetting::{Vetting, tell_acknowledged};
 pub use targets::{Move, MoveRefusal, Moving};
+pub use vetting::{Vetting, tell_acknowledged};

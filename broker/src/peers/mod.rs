@@ -168,6 +168,8 @@ impl Peers {
         patience: Duration,
     ) -> Result<(), CallError> {
         self.tell(to, Body::Acknowledged(said), patience).await
+    }
+
     /// Asks a peer something that its household answers.
     ///
     /// # Errors

@@ -337,7 +337,8 @@ fn client(members: &[&Member]) -> ClientConfig {
     config
         .set("bootstrap.servers", bootstrap.join(","))
         .set("message.timeout.ms", "60000")
-        .set("topic.metadata.refresh.interval.ms", "1000");
+        .set("topic.metadata.refresh.interval.ms", "1000")
+        .set("debug", "broker,topic,metadata");
     config
 }
 
@@ -422,10 +423,12 @@ fn consume(consumer: &BaseConsumer, wanted: &std::sync::OnceLock<usize>) -> Vec<
     while wanted.get().is_none_or(|count| seen.len() < *count) {
         if wanted.get().is_some() {
             let begun = *ending.get_or_insert_with(Instant::now);
+            let ends = || consumer.position();
             assert!(
                 begun.elapsed() < PATIENCE,
-                "{} of {wanted:?} came",
-                seen.len()
+                "{} of {wanted:?} came, up to {:?}",
+                seen.len(),
+                ends()
             );
         }
         // Errors of a moment are the client's to overcome.
