@@ -181,6 +181,7 @@ impl Node {
         let exchange = Exchange::new(
             Arc::new(move |disk| heard.hears(disk)),
             Arc::new(move || vetting.is_done()),
+            room_on(&disk),
         );
         let served = Served {
             household: door.clone(),
@@ -216,7 +217,11 @@ impl Node {
             cluster.clone(),
             registry.clone(),
         ));
-        tasks.spawn(cluster::avoid_slow_disk(cluster.clone(), syncs));
+        tasks.spawn(cluster::avoid_slow_disk(
+            cluster.clone(),
+            syncs,
+            disk.clone(),
+        ));
         tasks.spawn(claims.clone().keep(cluster.clone(), registry.clone()));
         let moves = Moves {
             cluster: cluster.clone(),
@@ -437,6 +442,12 @@ fn bind_kafka(
     Ok((listeners, bound))
 }
 
+/// Whether the disk takes new client data.
+fn room_on(disk: &Disk) -> crate::raft::Room {
+    let disk = disk.clone();
+    Arc::new(move || disk.space().accepting)
+}
+
 type Failed = watch::Receiver<Option<String>>;
 
 async fn open_disk(
@@ -556,6 +567,7 @@ fn partition_spec(
         node_of: node_of.clone(),
         founders: topic.founders(&cluster.view(), index),
         floor: 0,
+        internal: topic.internal,
         founds: topic.founder(&cluster.view(), index) == Some(cluster.disk()),
         heard_by: heard_by.clone(),
         lapses: lapses.clone(),

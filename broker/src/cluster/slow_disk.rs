@@ -1,12 +1,13 @@
-//! A broker whose disk has become slow leads nothing while others can.
+//! A broker whose disk is slow, or has no room, leads nothing while others can.
 //!
 //! Every acknowledgement of a leader waits for its own disk only if it is among the majority; a slow
 //! leader is behind for all its partitions, a slow follower for none. So leadership moves to where disks
 //! keep up, and the pings say who had better not be given any.
-//! Not here: a disk that has failed (the process ends), and a full one (produce is refused).
+//! Not here: a disk that has failed (the process ends).
 
 use super::controller::Cluster;
 use futures_util::StreamExt;
+use logd_storage::Disk;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,17 +52,19 @@ impl Syncs {
     }
 }
 
-/// Hands over what this broker leads while its disk is slow and another's is not.
-pub async fn avoid_slow_disk(cluster: Arc<Cluster>, syncs: Arc<Syncs>) {
+/// Hands over what this broker leads while its disk is slow or full and another's is not.
+pub async fn avoid_slow_disk(cluster: Arc<Cluster>, syncs: Arc<Syncs>, disk: Disk) {
     let hearing = cluster.hearing().clone();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let (slow, was) = (syncs.are_slow(), hearing.own_disk_is_slow());
+        let full = !disk.space().accepting;
+        let (slow, was) = (full || syncs.are_slow(), hearing.own_disk_is_slow());
         hearing.set_own_disk_slow(slow);
         match (was, slow) {
             (false, true) => warn!(
+                full,
                 slower_than_ms = SLOW.as_millis() as u64,
-                "the disk is slow: what this broker leads is handed to others"
+                "the disk is slow or full: what this broker leads is handed to others"
             ),
             (true, false) => info!("the disk keeps up again"),
             _ => {}

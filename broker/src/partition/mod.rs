@@ -99,6 +99,8 @@ pub struct Spec {
     pub founds: bool,
     /// The replica votes once it holds this index again: it acknowledged it before it was damaged. 0 for none.
     pub floor: u64,
+    /// The broker's own records, which a full disk must still take.
+    pub internal: bool,
     /// Whether a voter has heard this broker a moment ago.
     pub heard_by: HeardBy,
     pub lapses: Lapses,
@@ -162,6 +164,7 @@ impl Partition {
             stamp: stamp_batch,
             timers: spec.timers,
             floor: spec.floor,
+            client_data: !spec.internal,
             links: spec.links,
             on_role: spec.on_role,
         };

@@ -40,12 +40,17 @@ async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         founders: BTreeSet::from([1]),
         founds: true,
         floor: 0,
+        internal: false,
         heard_by: Arc::new(|_| false),
         lapses: Arc::new(|| 0),
         timers: Timers::None,
         links: Links {
             transport: Arc::new(crate::raft::Alone),
-            exchange: crate::raft::Exchange::new(Arc::new(|_| false), Arc::new(|| true)),
+            exchange: crate::raft::Exchange::new(
+                Arc::new(|_| false),
+                Arc::new(|| true),
+                Arc::new(|| true),
+            ),
         },
         on_role: Arc::new(|_| {}),
         config,

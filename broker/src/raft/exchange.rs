@@ -7,7 +7,7 @@
 //! for ever.
 //! Not here: bytes and sockets, and who may connect at all (`peers`).
 
-use super::group::{RoleCell, Timers};
+use super::group::{GroupSpec, RoleCell, Timers};
 use super::state_machine::{Apply, Machine};
 use super::types::{ReplicaId, TypeConfig};
 use super::wire;
@@ -33,12 +33,16 @@ pub type Hears = Arc<dyn Fn(ReplicaId) -> bool + Send + Sync>;
 /// Whether this broker's disk may vote at all.
 pub type Vetted = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Whether the disk takes new client data.
+pub type Room = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// This broker's open groups.
 #[derive(Clone)]
 pub struct Exchange {
     groups: Arc<RwLock<HashMap<LogKey, Arc<dyn Member>>>>,
     hears: Hears,
     vetted: Vetted,
+    room: Room,
 }
 
 impl std::fmt::Debug for Exchange {
@@ -48,31 +52,32 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    pub fn new(hears: Hears, vetted: Vetted) -> Self {
+    pub fn new(hears: Hears, vetted: Vetted, room: Room) -> Self {
         Self {
             groups: Arc::default(),
             hears,
             vetted,
+            room,
         }
     }
 
     pub(super) fn open<A: Apply>(
         &self,
-        key: LogKey,
-        replica: ReplicaId,
+        spec: &GroupSpec,
+        log: Log,
         raft: Raft<TypeConfig, Machine<A>>,
         role: Arc<RoleCell>,
-        log: Log,
-        timers: Timers,
     ) {
+        let key = log.key();
         let door = Door {
-            replica,
+            replica: spec.replica,
             raft,
             role,
             log,
-            timers,
+            timers: spec.timers,
             hears: self.hears.clone(),
             vetted: self.vetted.clone(),
+            room: spec.client_data.then(|| self.room.clone()),
         };
         self.groups.write().insert(key, Arc::new(door));
     }
@@ -115,6 +120,8 @@ struct Door<A: Apply> {
     timers: Timers,
     hears: Hears,
     vetted: Vetted,
+    /// For groups of clients' records: on a full disk they wait, what the broker itself needs goes on.
+    room: Option<Room>,
 }
 
 impl<A: Apply> Door<A> {
@@ -141,6 +148,10 @@ impl<A: Apply> Door<A> {
         self.role.may_vote(last.map_or(0, |id| id.index))
     }
 
+    fn has_room(&self) -> bool {
+        self.room.as_ref().is_none_or(|room| room())
+    }
+
     fn leads(&self) -> bool {
         self.raft.metrics().borrow_watched().state == ServerState::Leader
     }
@@ -159,6 +170,10 @@ impl<A: Apply> Member for Door<A> {
 
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind> {
         match &kind {
+            Kind::Append(request) if !request.entries.is_empty() && !self.has_room() => {
+                let why = "the disk has no room for more records";
+                return Box::pin(std::future::ready(Kind::Refused(why.into())));
+            }
             Kind::Vote(request) => {
                 if let Some(why) = self.refusal(request) {
                     return Box::pin(std::future::ready(Kind::Refused(why)));

@@ -47,6 +47,8 @@ pub struct GroupSpec {
     pub timers: Timers,
     /// This replica votes only while it holds this index: it acknowledged it before its files were damaged.
     pub floor: u64,
+    /// Its entries are clients' records: a full disk takes none.
+    pub client_data: bool,
     pub links: Links,
     pub on_role: OnRole,
 }
@@ -243,15 +245,8 @@ impl<A: Apply> Group<A> {
         let raft = Raft::new(spec.replica, config, network, store, machine.clone())
             .await
             .map_err(|e| raft_error(e.to_string()))?;
-        let exchange = spec.links.exchange;
-        exchange.open(
-            key,
-            spec.replica,
-            raft.clone(),
-            role.clone(),
-            log,
-            spec.timers,
-        );
+        let exchange = spec.links.exchange.clone();
+        exchange.open(&spec, log, raft.clone(), role.clone());
         let group = Self {
             name: spec.name.clone(),
             replica: spec.replica,

@@ -21,7 +21,7 @@ mod wire;
 mod suite_tests;
 
 pub use codec::CodecError;
-pub use exchange::Exchange;
+pub use exchange::{Exchange, Room};
 pub use group::{Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Role, Timers};
 pub use leadership::Outlook;
 pub use members::Members;
