@@ -7,8 +7,9 @@
 
 mod common;
 
-use common::members::{Consuming, Member, Producing, until, until_seen};
+use common::members::{Consuming, Member, Producing, place, until, until_seen};
 use logd_proto::rpc::admin::*;
+use std::net::SocketAddr;
 use tonic::Code;
 
 async fn health(at: &Member) -> HealthResponse {
@@ -51,13 +52,15 @@ async fn well(at: &Member) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_broker_held_is_levelled_over_three() {
-    let one = Member::start(&[]);
+    let places = [place(), place(), place()];
+    let brokers = places.map(|p| p[0]);
+    let one = Member::start(places[0], &[]);
     one.create("level", &[&[1], &[1], &[1], &[1], &[1], &[1]])
         .await;
-    let producing = Producing::begin(&[&one], "level");
-    let consuming = Consuming::begin(&[&one], "level", 6);
-    let two = Member::start(&[one.rpc]);
-    let three = Member::start(&[one.rpc]);
+    let producing = Producing::begin(&brokers, "level");
+    let consuming = Consuming::begin(&brokers, "level", 6);
+    let two = Member::start(places[1], &[one.rpc]);
+    let three = Member::start(places[2], &[one.rpc]);
     until_seen("all meet", || three.brokers(), |b| *b == [1, 2, 3]).await;
     until_seen("all meet", || two.brokers(), |b| *b == [1, 2, 3]).await;
     let planned = plan(&two).await;
@@ -110,7 +113,7 @@ async fn a_broker_is_drained_resumed_and_decommissioned() {
     let replicas: [&[i32]; 4] = [&[1, 2, 3], &[2, 3, 4], &[3, 4, 1], &[1, 4, 2]];
     members[1].create("kept", &replicas).await;
     let producing = {
-        let all: Vec<&Member> = members.iter().collect();
+        let all: Vec<SocketAddr> = members.iter().map(|m| m.kafka).collect();
         Producing::begin(&all, "kept")
     };
     let node = |node_id| NodeRequest { node_id };
@@ -167,7 +170,7 @@ async fn a_broker_is_drained_resumed_and_decommissioned() {
     let unknown = at.operator().await.drain(node(1)).await;
     assert_eq!(unknown.expect_err("forgotten").code(), Code::NotFound);
     let count = producing.end();
-    let rest: Vec<&Member> = members[1..].iter().collect();
+    let rest: Vec<SocketAddr> = members[1..].iter().map(|m| m.kafka).collect();
     Consuming::begin(&rest, "kept", 4).end(count);
 }
 

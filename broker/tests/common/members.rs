@@ -29,15 +29,22 @@ pub struct Member {
     data: tempfile::TempDir,
 }
 
+/// Where a broker will be: its Kafka, admin and broker-to-broker ports.
+pub type Place = [SocketAddr; 3];
+
+pub fn place() -> Place {
+    [free_port(), free_port(), free_port()]
+}
+
 impl Member {
     /// Starts a broker that looks for others at `seeds`, and waits until it serves.
-    pub fn start(seeds: &[SocketAddr]) -> Self {
-        let member = Self::begin([free_port(), free_port(), free_port()], seeds);
+    pub fn start(place: Place, seeds: &[SocketAddr]) -> Self {
+        let member = Self::begin(place, seeds);
         member.wait();
         member
     }
 
-    fn begin([kafka, admin, rpc]: [SocketAddr; 3], seeds: &[SocketAddr]) -> Self {
+    fn begin([kafka, admin, rpc]: Place, seeds: &[SocketAddr]) -> Self {
         let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
         let (seeds, data) = (seeds.join(","), tempfile::tempdir().expect("a folder"));
         let process = spawn([kafka, admin, rpc], &seeds, data.path().to_owned());
@@ -53,9 +60,7 @@ impl Member {
 
     /// Brokers that found a cluster together, in the order of their node ids.
     pub async fn found(count: usize) -> Vec<Self> {
-        let ports: Vec<_> = (0..count)
-            .map(|_| [free_port(), free_port(), free_port()])
-            .collect();
+        let ports: Vec<_> = (0..count).map(|_| place()).collect();
         let seeds: Vec<_> = ports.iter().map(|p| p[2]).collect();
         let mut members: Vec<_> = ports.iter().map(|p| Self::begin(*p, &seeds)).collect();
         members.iter().for_each(Self::wait);
@@ -285,7 +290,7 @@ impl Drop for Member {
     }
 }
 
-fn spawn([kafka, admin, rpc]: [SocketAddr; 3], seeds: &str, data: PathBuf) -> Child {
+fn spawn([kafka, admin, rpc]: Place, seeds: &str, data: PathBuf) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logd"));
     command
         .args(["--kafka-addr", &kafka.to_string()])
@@ -331,14 +336,13 @@ pub async fn until_seen<T: std::fmt::Debug>(
     }
 }
 
-fn client(members: &[&Member]) -> ClientConfig {
-    let bootstrap: Vec<_> = members.iter().map(|m| m.kafka.to_string()).collect();
+fn client(brokers: &[SocketAddr]) -> ClientConfig {
+    let bootstrap: Vec<_> = brokers.iter().map(ToString::to_string).collect();
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap.join(","))
         .set("message.timeout.ms", "60000")
-        .set("topic.metadata.refresh.interval.ms", "1000")
-        .set("debug", "broker,topic,metadata");
+        .set("topic.metadata.refresh.interval.ms", "1000");
     config
 }
 
@@ -349,9 +353,9 @@ pub struct Producing {
 }
 
 impl Producing {
-    pub fn begin(members: &[&Member], topic: &str) -> Self {
+    pub fn begin(brokers: &[SocketAddr], topic: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let producer: ThreadedProducer<_> = client(members)
+        let producer: ThreadedProducer<_> = client(brokers)
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .create()
@@ -388,8 +392,8 @@ pub struct Consuming {
 }
 
 impl Consuming {
-    pub fn begin(members: &[&Member], topic: &str, partitions: i32) -> Self {
-        let consumer: BaseConsumer = client(members)
+    pub fn begin(brokers: &[SocketAddr], topic: &str, partitions: i32) -> Self {
+        let consumer: BaseConsumer = client(brokers)
             .set("group.id", "by-hand")
             .set("enable.auto.commit", "false")
             .create()

@@ -1,5 +1,6 @@
 //! Values of options, from text. Pure; every refusal says what would have been accepted.
 
+use std::fmt;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -8,8 +9,20 @@ use logd_client::Compression;
 /// Kafka's usual port.
 const PORT: u16 = 9092;
 
-/// `host`, `host:port`, `1.2.3.4:port`, `[::1]:port`.
+/// Where brokers speak to each other, and to operators.
+const RPC_PORT: u16 = 9645;
+
+/// Where a broker serves clients: `host`, `host:port`, `1.2.3.4:port`, `[::1]:port`.
 pub fn broker(text: &str) -> Result<String, String> {
+    address(text, PORT)
+}
+
+/// Where a broker serves operators.
+pub fn rpc(text: &str) -> Result<String, String> {
+    address(text, RPC_PORT)
+}
+
+fn address(text: &str, usual: u16) -> Result<String, String> {
     let text = text.trim();
     let is_bare_v6 = text.parse::<std::net::Ipv6Addr>().is_ok();
     let (host, port) = match text.rsplit_once(':') {
@@ -20,7 +33,7 @@ pub fn broker(text: &str) -> Result<String, String> {
                 port.map_err(|_| "the port is not a number below 65536")?,
             )
         }
-        _ => (text, PORT),
+        _ => (text, usual),
     };
     match host {
         "" => Err("expected HOST:PORT".to_owned()),
@@ -55,6 +68,33 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
             Ok((key.trim().to_owned(), value.to_owned()))
         }
         _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// `topic/partition`, as logctl prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionName {
+    pub topic: String,
+    pub partition: i32,
+}
+
+impl fmt::Display for PartitionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// A name of a topic has no slash.
+pub fn partition(text: &str) -> Result<PartitionName, String> {
+    const EXPECTED: &str = "expected TOPIC/PARTITION, such as orders/0";
+    let (topic, number) = text.split_once('/').ok_or(EXPECTED)?;
+    let partition = number.parse().ok().filter(|number| *number >= 0);
+    match (topic, partition) {
+        ("", _) | (_, None) => Err(EXPECTED.to_owned()),
+        (topic, Some(partition)) => Ok(PartitionName {
+            topic: topic.to_owned(),
+            partition,
+        }),
     }
 }
 
@@ -108,6 +148,22 @@ mod tests {
         assert_eq!(seen("[::1]:1"), "[::1]:1");
         for wrong in ["", ":9092", "kafka-1:", "kafka-1:99999", "http://kafka-1"] {
             assert!(broker(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn operators_are_served_on_a_port_of_its_own() {
+        assert_eq!(rpc("logd-1").unwrap(), "logd-1:9645");
+        assert_eq!(rpc("logd-1:1").unwrap(), "logd-1:1");
+    }
+
+    #[test]
+    fn a_partition_is_a_topic_and_a_number() {
+        let name = partition("orders/12").unwrap();
+        assert_eq!((name.topic.as_str(), name.partition), ("orders", 12));
+        assert_eq!(name.to_string(), "orders/12");
+        for wrong in ["orders", "/0", "orders/", "orders/-1", "orders/x", "a/b/0"] {
+            assert!(partition(wrong).is_err(), "{wrong:?}");
         }
     }
 

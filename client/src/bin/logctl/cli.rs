@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::operator::Rpc;
 use crate::output::Format;
-use crate::{args, bench, consume, debug, dev, group, produce, topic};
+use crate::{args, bench, cluster, consume, debug, dev, group, node, partition, produce, topic};
 
 /// Topics, records and groups of a cluster that speaks Kafka's protocol.
 ///
 /// Exit codes: 0 done, 1 failed or partly failed, 2 wrong usage, 3 not found, 5 unreachable or timed
-/// out, 6 a check found damage, 130 interrupted.
+/// out, 6 a check found damage or an unhealthy cluster, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "logctl", version)]
 pub struct Cli {
@@ -68,6 +69,27 @@ pub enum Command {
     Group {
         #[command(subcommand)]
         action: group::Action,
+    },
+    /// Ask how the cluster is, and level it
+    Cluster {
+        #[command(flatten)]
+        rpc: Rpc,
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
+    /// List, drain, resume and decommission brokers
+    Node {
+        #[command(flatten)]
+        rpc: Rpc,
+        #[command(subcommand)]
+        action: node::Action,
+    },
+    /// List partitions, and say who leads them and where they are
+    Partition {
+        #[command(flatten)]
+        rpc: Rpc,
+        #[command(subcommand)]
+        action: partition::Action,
     },
     /// Measure producing and consuming
     Bench {

@@ -4,7 +4,8 @@
 //! error says what, where and what to do; the exit code says which kind of failure it was
 //! ([`failure::Exit`]). A reader that goes away (`| head`) is not a failure.
 //!
-//! Not here: Kafka's protocol, which is the library's business; this uses its public door only.
+//! Not here: Kafka's protocol, which is the library's business; this uses its public door only. What operators
+//! ask goes to the brokers' own service ([`operator`]).
 
 mod cli;
 
@@ -22,6 +23,12 @@ mod lines;
 mod produce;
 
 mod group;
+
+mod cluster;
+mod node;
+mod operator;
+mod partition;
+mod watch;
 
 mod bench;
 
@@ -63,6 +70,9 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Produce(options) => Box::pin(produce::run(context, options)).await,
         Command::Consume(options) => Box::pin(consume::run(context, options)).await,
         Command::Group { action } => Box::pin(group::run(context, action)).await,
+        Command::Cluster { rpc, action } => Box::pin(cluster::run(context, rpc, action)).await,
+        Command::Node { rpc, action } => Box::pin(node::run(context, rpc, action)).await,
+        Command::Partition { rpc, action } => Box::pin(partition::run(context, rpc, action)).await,
         Command::Bench { action } => Box::pin(bench::run(context, action)).await,
         Command::Dev { action } => Box::pin(dev::run(context, action)).await,
         // Blocks on a disk; nothing else runs.
