@@ -85,6 +85,9 @@ pub(crate) fn recover(
         file: next_number,
         at: BLOCK_BYTES as u64,
     };
+    if let Some(last) = chain.groups.last() {
+        make_durable(&engine, &files, last)?;
+    }
     let chain = chain.groups;
     let states = match &head {
         None => Vec::new(),
@@ -130,6 +133,20 @@ pub(crate) fn recover(
         bytes_replayed: bytes,
     });
     Ok((engine, logs))
+}
+
+/// The write of the last group may have failed, and its bytes be read back all the same, from a cache of the
+/// kernel's or of the disk's: that they are there does not say that they stay. One group is in flight at a
+/// time, so all others were durable before it was begun.
+fn make_durable(engine: &Engine, files: &WalFiles, last: &Found) -> Result<(), OpenError> {
+    let path = files.path(last.file);
+    match files.bytes(last)? {
+        Some(bytes) => engine
+            .wal_folder
+            .write_again(last.file, last.at, &bytes)
+            .map_err(io_error("write", &path)),
+        None => Ok(()),
+    }
 }
 
 /// Logs begin in the write-ahead log: without it and without a checkpoint there is nothing to tell what

@@ -145,6 +145,20 @@ impl WalFolder {
         }
     }
 
+    /// Writes what was read back from a file once more to where it lies; durable on return.
+    pub fn write_again(&self, number: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, direct) = self.open(&self.path(number), false)?;
+        let wal_file = WalFile {
+            number,
+            file,
+            direct,
+        };
+        let mut buffer = Aligned::default();
+        let aligned = buffer.get(bytes.len());
+        aligned.copy_from_slice(bytes);
+        wal_file.write(aligned, at)
+    }
+
     /// Makes a file of this number: a spare one if there is one, else a new one, zeroed if there is time.
     fn prepare(&self, number: u64, spare: Option<&Path>, zero: bool) -> io::Result<WalFile> {
         let path = self.path(number);

@@ -152,13 +152,21 @@ impl WalFiles {
 
     /// A group's operations; `None` if it does not validate as a whole.
     pub fn operations(&self, found: &Found) -> Result<Option<Vec<(LogKey, Operation)>>, OpenError> {
-        let Some(len) = found.header.group_bytes() else {
+        let Some(group) = self.bytes(found)? else {
             return Ok(None);
         };
-        let group = self.read(&*self.open(found.file)?, found.file, found.at, len)?;
         Ok(found
             .header
             .operations(&group, file_seed(self.disk, found.file)))
+    }
+
+    /// A group as it lies there; `None` if its head cannot be.
+    pub fn bytes(&self, found: &Found) -> Result<Option<Bytes>, OpenError> {
+        let Some(len) = found.header.group_bytes() else {
+            return Ok(None);
+        };
+        self.read(&*self.open(found.file)?, found.file, found.at, len)
+            .map(Some)
     }
 
     /// The groups from a position on, by their heads; stops where the next number does not follow.

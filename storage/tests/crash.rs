@@ -144,6 +144,35 @@ fn power_gone_right_after_a_failed_sync_takes_nothing_acknowledged_along() {
     }
 }
 
+/// A write that failed may be read back by the next process all the same, from a cache of the kernel's or of
+/// the disk's own. Once that process counts on it, the next power cut must not take it away.
+#[test]
+fn what_a_start_finds_after_a_failed_sync_survives_the_next_power_cut() {
+    for (n, steps) in (1..40).flat_map(|n| [(n, 0), (n, 8)]) {
+        let when = format!("sync error at {n}, {steps} steps later");
+        let fs = SimFs::new(8);
+        fs.inject(Fault::SyncErrorOnce(n));
+        let (mut world, mut rng) = (World::default(), Rng(8));
+        if let Ok(disk) = open(&fs) {
+            for _ in 0..STEPS {
+                world.step(&disk, &mut rng);
+                if fs.has_failed_a_sync() {
+                    break;
+                }
+            }
+        }
+        let disk = open(&fs).unwrap_or_else(|e| panic!("{when}, first start: {e}"));
+        world.settle(&disk, &when);
+        for _ in 0..steps {
+            world.step(&disk, &mut rng);
+        }
+        drop(disk);
+        fs.reboot();
+        let disk = open(&fs).unwrap_or_else(|e| panic!("{when}: {e}"));
+        world.check(&disk, &when);
+    }
+}
+
 #[test]
 fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     let fs = SimFs::new(4);
