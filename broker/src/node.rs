@@ -245,7 +245,7 @@ impl Node {
         };
         reconciler.round(&cluster.view()).await;
         let takeover = Takeover {
-            cluster: cluster.clone(),
+            neighbours: cluster.clone(),
             registry: registry.clone(),
         };
         tasks.spawn(takeover.run());

@@ -226,7 +226,11 @@ impl Household for Door {
 
     fn outlooks(&self, orphans: rpc::Orphans) -> rpc::Outlooks {
         match self.cluster() {
-            Some(cluster) => super::takeover::outlooks(&cluster, &orphans),
+            Some(cluster) => {
+                let hears = |leader| cluster.peers.hearing().hears(leader);
+                let vetted = cluster.vetting.is_done();
+                super::takeover::outlooks(&cluster.registry, hears, vetted, &orphans)
+            }
             None => rpc::Outlooks::default(),
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 /// The metadata log's directory name: Kafka reserves the id 1 for it.
-pub(super) const METADATA_TOPIC: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+pub const METADATA_TOPIC: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// Commands between two snapshots: a restart replays at most this many, whatever the cluster's age.
 const SNAPSHOT_EVERY: u64 = 10_000;
@@ -18,6 +18,7 @@ const SNAPSHOT_EVERY: u64 = 10_000;
 /// Everybody's view of the cluster on this broker.
 pub type View = watch::Receiver<Arc<ClusterState>>;
 
+/// The state machine. Its [`View`] shows what it has come to.
 pub struct Metadata {
     state: ClusterState,
     view: watch::Sender<Arc<ClusterState>>,

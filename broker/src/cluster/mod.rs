@@ -36,7 +36,7 @@ pub use door::Door;
 pub use duty::Duty;
 pub use keep::{follow_brokers, hand_over_all, keep_metadata_members};
 pub use leaders::{Claim, Leaders, publish as publish_leaders};
-pub use metadata::View;
+pub use metadata::{METADATA_TOPIC, Metadata, View};
 pub use moves::{MOVING_AT_ONCE, Moves};
 pub use operate::{ElectError, MemberState, MoveError, QuorumState};
 pub use placement::PlacementError;
@@ -50,6 +50,6 @@ pub use state::{
     Answer, BrokerInfo, ClusterState, Command, PRODUCER_ID_BLOCK, Refusal, Topic, TopicId,
     TopicRecord,
 };
-pub use takeover::Takeover;
+pub use takeover::{Neighbours, Takeover, outlooks};
 pub use targets::{Move, MoveRefusal, Moving};
 pub use vetting::{Vetting, tell_acknowledged};

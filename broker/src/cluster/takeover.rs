@@ -11,16 +11,16 @@
 
 use super::controller::Cluster;
 use crate::partition::{Partition, Registry};
-use crate::peers::{Peers, Standing, Standings};
-use crate::raft::{Outlook, ReplicaId};
+use crate::peers::{Standing, Standings};
+use crate::raft::{CallError, Outlook, ReplicaId};
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use logd_proto::Uuid;
 use logd_proto::rpc::v1 as rpc;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
@@ -64,11 +64,16 @@ fn choose(candidates: &[(ReplicaId, Outlook, usize)], led: bool) -> Option<Repli
 }
 
 /// What this broker knows of groups that another one holds to be without a leader.
-pub(super) fn outlooks(cluster: &Cluster, orphans: &rpc::Orphans) -> rpc::Outlooks {
+pub fn outlooks(
+    registry: &Registry,
+    hears: impl Fn(ReplicaId) -> bool,
+    vetted: bool,
+    orphans: &rpc::Orphans,
+) -> rpc::Outlooks {
     let one = |group: &rpc::GroupId| {
         let topic = <[u8; 16]>::try_from(&group.topic_id[..]).ok()?;
         let index = group.partition as i32;
-        let partition = cluster.registry.get(&Uuid::from_bytes(topic), index)?;
+        let partition = registry.get(&Uuid::from_bytes(topic), index)?;
         // Who asks does not lead, whatever was known of it.
         partition.abandoned_by(orphans.disk);
         let outlook = partition.outlook();
@@ -85,14 +90,13 @@ pub(super) fn outlooks(cluster: &Cluster, orphans: &rpc::Orphans) -> rpc::Outloo
                 ..rpc::Outlook::default()
             });
         }
-        let hears = |leader| cluster.peers.hearing().hears(leader);
         let last = (outlook.last != (0, 0)).then_some(rpc::LogId {
             term: outlook.last.0,
             index: outlook.last.1,
         });
         Some(rpc::Outlook {
-            votes: cluster.vetting.is_done() && (outlook.votes || partition.may_found()),
-            led: outlook.leader.is_some_and(hears),
+            votes: vetted && (outlook.votes || partition.may_found()),
+            led: outlook.leader.is_some_and(&hears),
             term: outlook.term,
             last,
             fresh: outlook.fresh,
@@ -115,9 +119,63 @@ fn outlook_of(said: &rpc::Outlook) -> Outlook {
     }
 }
 
+/// The other brokers, as far as a takeover needs them.
+pub trait Neighbours: Send + Sync + 'static {
+    /// This broker's disk.
+    fn disk(&self) -> ReplicaId;
+
+    /// This broker's disk may vote.
+    fn vetted(&self) -> bool;
+
+    fn standings(&self) -> watch::Receiver<Standings>;
+
+    /// Asks what groups that seem to have no leader look like over there.
+    fn outlooks(
+        &self,
+        of: ReplicaId,
+        orphans: rpc::Orphans,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<rpc::Outlooks, CallError>>;
+
+    /// The disks of a partition's target replicas, the preferred leader's first.
+    fn preference(&self, partition: &Partition) -> Vec<ReplicaId>;
+}
+
+impl Neighbours for Cluster {
+    fn disk(&self) -> ReplicaId {
+        Cluster::disk(self)
+    }
+
+    fn vetted(&self) -> bool {
+        self.vetting.is_done()
+    }
+
+    fn standings(&self) -> watch::Receiver<Standings> {
+        self.peers.standings()
+    }
+
+    fn outlooks(
+        &self,
+        of: ReplicaId,
+        orphans: rpc::Orphans,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<rpc::Outlooks, CallError>> {
+        let peers = self.peers.clone();
+        Box::pin(async move { peers.outlooks(of, orphans, patience).await })
+    }
+
+    fn preference(&self, partition: &Partition) -> Vec<ReplicaId> {
+        let view = self.view();
+        let topic = view.topic_by_id(&partition.topic_id());
+        let replicas = topic.and_then(|t| t.partitions.get(partition.index() as usize));
+        let disk = |node: &i32| view.brokers.get(node).map(|b| b.replica);
+        replicas.into_iter().flatten().filter_map(disk).collect()
+    }
+}
+
 /// Looks after the partitions of this broker until it is dropped.
 pub struct Takeover {
-    pub cluster: Arc<Cluster>,
+    pub neighbours: Arc<dyn Neighbours>,
     pub registry: Arc<Registry>,
 }
 
@@ -128,7 +186,7 @@ struct Orphan {
 
 impl Takeover {
     pub async fn run(self) {
-        let mut standings = self.cluster.peers.standings();
+        let mut standings = self.neighbours.standings();
         let mut starts: BTreeMap<ReplicaId, u64> = BTreeMap::new();
         let mut since: BTreeMap<(Uuid, i32), Instant> = BTreeMap::new();
         let room = Arc::new(Semaphore::new(AT_ONCE));
@@ -141,7 +199,7 @@ impl Takeover {
                 since.entry(orphan.key()).or_insert_with(Instant::now);
             }
             let any = !orphans.is_empty();
-            if any && self.cluster.vetting.is_done() {
+            if any && self.neighbours.vetted() {
                 for part in orphans.chunks(GROUPS_MAX) {
                     self.settle(part, &now, &since, &room).await;
                 }
@@ -175,7 +233,7 @@ impl Takeover {
     }
 
     fn orphans(&self, standings: &Standings) -> Vec<Orphan> {
-        let me = self.cluster.disk();
+        let me = self.neighbours.disk();
         // A disk that no broker has any more is as dead as can be.
         let alive = |disk| disk == me || standings.get(&disk).is_some_and(|s| !is_dead(s));
         let all = self.registry.all().into_iter();
@@ -200,15 +258,15 @@ impl Takeover {
         since: &BTreeMap<(Uuid, i32), Instant>,
         room: &Arc<Semaphore>,
     ) {
-        let me = self.cluster.disk();
+        let me = self.neighbours.disk();
         let asked = standings
             .iter()
             .filter(|(_, s)| s.is_alive())
-            .map(|(disk, _)| ask(&self.cluster.peers, *disk, me, orphans));
+            .map(|(disk, _)| ask(&*self.neighbours, *disk, me, orphans));
         let answers: Vec<(ReplicaId, rpc::Outlooks)> =
             join_all(asked).await.into_iter().flatten().collect();
         for (n, orphan) in orphans.iter().enumerate() {
-            let order = self.preference(&orphan.partition);
+            let order = self.neighbours.preference(&orphan.partition);
             let rank = |disk| order.iter().position(|d| *d == disk).unwrap_or(order.len());
             let mut candidates = vec![(me, orphan.own, rank(me))];
             let mut led = false;
@@ -233,15 +291,6 @@ impl Takeover {
             ));
         }
     }
-
-    /// The disks of a partition's target replicas, the preferred leader's first.
-    fn preference(&self, partition: &Partition) -> Vec<ReplicaId> {
-        let view = self.cluster.view();
-        let topic = view.topic_by_id(&partition.topic_id());
-        let replicas = topic.and_then(|t| t.partitions.get(partition.index() as usize));
-        let disk = |node: &i32| view.brokers.get(node).map(|b| b.replica);
-        replicas.into_iter().flatten().filter_map(disk).collect()
-    }
 }
 
 impl Orphan {
@@ -255,7 +304,7 @@ fn is_dead(standing: &Standing) -> bool {
 }
 
 async fn ask(
-    peers: &Peers,
+    neighbours: &dyn Neighbours,
     disk: ReplicaId,
     me: ReplicaId,
     orphans: &[Orphan],
@@ -268,7 +317,7 @@ async fn ask(
         disk: me,
         groups: groups.collect(),
     };
-    match peers.outlooks(disk, question, PATIENCE).await {
+    match neighbours.outlooks(disk, question, PATIENCE).await {
         Ok(outlooks) => Some((disk, outlooks)),
         Err(error) => {
             debug!(%error, "no word about groups without a leader");

@@ -1,6 +1,7 @@
 //! Reading: below the high watermark, whole batches, as slices of the maps. Never enters `raft`.
 
 use super::{EpochEnd, Offsets, Partition, epoch_of};
+use crate::raft::off_the_loop;
 use bytes::Bytes;
 
 /// What a fetch wants of one partition.
@@ -113,7 +114,7 @@ impl Partition {
             return Ok(plan.slices);
         }
         let warm = move || plan.warm().map(|()| plan.slices);
-        let warmed = tokio::task::spawn_blocking(warm).await;
+        let warmed = off_the_loop(warm).await;
         warmed
             .map_err(|e| ReadError::Storage(e.to_string()))?
             .map_err(|e| ReadError::Storage(e.to_string()))

@@ -3,12 +3,13 @@
 use super::Partition;
 use logd_proto::Uuid;
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub struct Registry {
-    by_key: RwLock<HashMap<(Uuid, i32), Arc<Partition>>>,
+    /// In order, so that whoever goes through all does so in the same order every time.
+    by_key: RwLock<BTreeMap<(Uuid, i32), Arc<Partition>>>,
     /// Partitions that should be here and cannot be opened, and why.
     failed: RwLock<HashMap<(Uuid, i32), String>>,
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A peer that has said nothing for this long is dead to us.
-pub(super) const SILENCE: Duration = Duration::from_millis(1_500);
+pub const SILENCE: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Times {
@@ -37,7 +37,7 @@ pub struct Hearing {
 
 impl Hearing {
     /// The peer's ping came.
-    pub(super) fn heard(&self, disk: ReplicaId, slow: bool) {
+    pub fn heard(&self, disk: ReplicaId, slow: bool) {
         let mut peers = self.peers.write();
         let times = peers.entry(disk).or_default();
         times.heard = Some(Instant::now());
@@ -60,7 +60,7 @@ impl Hearing {
     }
 
     /// The peer answered a ping that was sent then.
-    pub(super) fn answered(&self, disk: ReplicaId, sent: Instant) {
+    pub fn answered(&self, disk: ReplicaId, sent: Instant) {
         let mut times = self.peers.write();
         let answered = &mut times.entry(disk).or_default().answered;
         if !recent(*answered) {
@@ -77,7 +77,7 @@ impl Hearing {
     }
 
     /// The peer's process has ended: nothing it said counts any more.
-    pub(super) fn gone(&self, disk: ReplicaId) {
+    pub fn gone(&self, disk: ReplicaId) {
         self.peers.write().remove(&disk);
     }
 

@@ -12,7 +12,7 @@ mod listener;
 mod server;
 
 pub use call::{Client, RpcError};
-pub use hearing::Hearing;
+pub use hearing::{Hearing, SILENCE};
 pub use link::Standing;
 pub use listener::RpcListener;
 

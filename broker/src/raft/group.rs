@@ -5,6 +5,7 @@
 
 use super::exchange::Exchange;
 use super::log_store::LogStore;
+use super::mutants::restores_leaders;
 use super::network::{Network, Transport};
 use super::state_machine::{Apply, Machine};
 use super::types::{Outcome, Proposal, RaftVote, ReplicaId, Stamp, TypeConfig};
@@ -410,8 +411,7 @@ fn config(spec: &GroupSpec) -> Result<Arc<Config>, String> {
         enable_heartbeat: true,
         // A replica that was damaged is written again from the start; `floor` keeps it from voting meanwhile.
         allow_log_reversion: Some(true),
-        // A restarted leader that went on in its old term could give an index two entries (raft.md).
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(restores_leaders()),
         enable_pre_vote: Some(true),
         heartbeat_interval: heartbeat,
         election_timeout_min: election,

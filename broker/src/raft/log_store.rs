@@ -7,6 +7,7 @@
 
 use super::codec::{decode_membership, decode_vote, encode_membership, encode_vote};
 use super::group::RoleCell;
+use super::runtime::off_the_loop;
 use super::types::{
     ControlKind, EntryKind, LogId, Payload, Proposal, RaftEntry, RaftVote, Stamp, TypeConfig,
     log_id,
@@ -99,9 +100,7 @@ impl LogStore {
         if self.log.is_in_memory(from) {
             return read();
         }
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(io::Error::other)?
+        off_the_loop(read).await?
     }
 }
 

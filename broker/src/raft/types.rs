@@ -129,7 +129,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type Vote = RaftVote;
     type Payload = Payload;
     type Entry = RaftEntry;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = super::group::Reply<T>
     where
