@@ -273,6 +273,10 @@ impl Takeover {
             for (disk, outlooks) in &answers {
                 if let Some(said) = outlooks.outlooks.get(n) {
                     led |= said.led;
+                    if said.led {
+                        // Of the one that was elected in that term this says that it leads itself.
+                        orphan.partition.leads_after_all(*disk, said.term);
+                    }
                     candidates.push((*disk, outlook_of(said), rank(*disk)));
                 }
             }

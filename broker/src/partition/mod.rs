@@ -258,6 +258,11 @@ impl Partition {
         self.group.abandoned_by(leader);
     }
 
+    /// A disk says itself that it leads a term: it has restarted, and was elected before we noticed either.
+    pub fn leads_after_all(&self, leader: ReplicaId, term: u64) {
+        self.group.leads_after_all(leader, term);
+    }
+
     /// True if this replica is the group's only voter.
     pub fn is_alone(&self) -> bool {
         self.group.is_alone()

@@ -136,6 +136,16 @@ impl RoleCell {
         }
     }
 
+    /// A disk says that it leads a term: what was said of it before was older.
+    fn leads_after_all(&self, leader: ReplicaId, term: u64) {
+        let is_elected = *self.vote.lock() == (term, Some(leader));
+        let was_abandoned = self.abandoned.load(Ordering::Acquire) >= term;
+        if is_elected && was_abandoned {
+            self.abandoned.store(term - 1, Ordering::Release);
+            self.tell();
+        }
+    }
+
     /// The leader of a term says to whom it hands over.
     pub fn hands_over(&self, term: u64, leader: ReplicaId, to: ReplicaId) {
         if *self.vote.lock() == (term, Some(leader)) {
@@ -182,7 +192,11 @@ impl RoleCell {
         self.tell();
     }
 
-    fn role(&self) -> Role {
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub fn role(&self) -> Role {
         let (term, leader) = *self.vote.lock();
         let abandoned = term <= self.abandoned.load(Ordering::Acquire);
         let leader = leader.filter(|l| *l == self.me || !abandoned);
@@ -301,6 +315,11 @@ impl<A: Apply> Group<A> {
         self.role.floor.fetch_max(index, Ordering::AcqRel);
     }
 
+    /// A disk says itself that it leads a term.
+    pub fn leads_after_all(&self, leader: ReplicaId, term: u64) {
+        self.role.leads_after_all(leader, term);
+    }
+
     /// Whether this replica holds everything that it ever acknowledged.
     pub fn may_vote(&self) -> bool {
         self.role.may_vote(self.last_entry().1)
@@ -314,7 +333,7 @@ impl<A: Apply> Group<A> {
 
     /// Wakes whenever [`Group::role`] may have changed.
     pub fn role_changes(&self) -> tokio::sync::watch::Receiver<()> {
-        self.role.changed.subscribe()
+        self.role.changes()
     }
 
     /// Waits until this replica leads and serves.
@@ -478,5 +497,33 @@ pub(super) fn refused(error: ClientWriteError<TypeConfig>) -> ProposeError {
         },
         ClientWriteError::LogEntryDiscarded(_) => ProposeError::Unknown,
         other => ProposeError::Stopped(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::LeaderId;
+    use super::*;
+    use openraft::vote::RaftLeaderId;
+
+    #[test]
+    fn a_leader_that_was_given_up_too_late_is_known_again_when_it_says_so() {
+        let role = RoleCell::new(1, 0, Arc::new(|_| {}));
+        role.saw_vote(&RaftVote {
+            leader_id: LeaderId::new(5, 2),
+            committed: true,
+        });
+        // Its restart is noticed only now; it was elected since.
+        role.abandoned_by(2);
+        assert_eq!(role.role().leader, None);
+        role.leads_after_all(2, 4);
+        role.leads_after_all(3, 5);
+        assert_eq!(
+            role.role().leader,
+            None,
+            "that was another term, or another disk"
+        );
+        role.leads_after_all(2, 5);
+        assert_eq!(role.role().leader, Some(2));
     }
 }
