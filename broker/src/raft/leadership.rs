@@ -6,16 +6,17 @@
 //! election needs a majority that lost the leader, whatever a single broker believes.
 //! Not here: who is dead, and who should lead.
 
-use super::group::{Group, ProposeError};
+use super::group::{Group, ProposeError, RoleCell};
 use super::state_machine::Apply;
-use super::types::{ReplicaId, TypeConfig};
+use super::types::{LeaderId, RaftVote, ReplicaId, TypeConfig, log_id};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::Fatal;
-use openraft::raft::TransferLeaderRequest;
+use openraft::errors::{Fatal, RaftError};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use openraft::vote::RaftLeaderId;
 use std::time::Duration;
 
-/// How long a hand-over may take before the leader takes its group back.
+/// How long a hand-over may take before the leader steps down.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// What a replica can say about the leadership of its group.
@@ -36,6 +37,23 @@ pub struct Outlook {
 
 fn stopped(error: Fatal<TypeConfig>) -> ProposeError {
     ProposeError::Stopped(error.to_string())
+}
+
+fn stopped_in(error: RaftError<TypeConfig>) -> ProposeError {
+    ProposeError::Stopped(error.to_string())
+}
+
+/// Waits until another replica leads in a later term.
+async fn elsewhere(role: &RoleCell, me: ReplicaId, term: u64) {
+    let mut changes = role.changes();
+    loop {
+        changes.mark_unchanged();
+        let now = role.role();
+        let moved = now.term > term && now.leader.is_some_and(|l| l != me);
+        if moved || changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 impl<A: Apply> Group<A> {
@@ -120,7 +138,8 @@ impl<A: Apply> Group<A> {
     }
 
     /// Hands leadership to a voter that has caught up, and waits until somebody else leads. If nobody does
-    /// in time, takes it back: a leader that is handing over accepts no proposals.
+    /// in time, steps down, also if nobody waits for this any more: a leader that is handing over accepts no
+    /// proposals, and openraft lets none take it back.
     ///
     /// # Errors
     /// If the group's core has ended, or leadership has not moved.
@@ -131,27 +150,34 @@ impl<A: Apply> Group<A> {
                 leader: before.leader,
             });
         }
-        let mut changes = self.role_changes();
         self.role.hands_over(before.term, self.replica, to);
         let transfer = self.raft.trigger().transfer_leader(to).await;
         transfer.map_err(stopped)?;
-        let moved = async {
-            loop {
-                changes.mark_unchanged();
-                let now = self.role();
-                let elsewhere = now.leader.is_some_and(|l| l != self.replica);
-                if (now.term > before.term && elsewhere) || changes.changed().await.is_err() {
-                    return;
-                }
+        let (role, raft, last) = (self.role.clone(), self.raft.clone(), self.last_entry());
+        let (me, term) = (self.replica, before.term);
+        let handed = tokio::spawn(async move {
+            let moved = tokio::time::timeout(HAND_OVER, elsewhere(&role, me, term));
+            if moved.await.is_ok() {
+                return Ok(());
             }
-        };
-        if tokio::time::timeout(HAND_OVER, moved).await.is_ok() {
-            return Ok(());
-        }
-        self.raft.trigger().elect(false).await.map_err(stopped)?;
-        Err(ProposeError::ChangeRefused(format!(
-            "replica {to} did not take the leadership over within {HAND_OVER:?}"
-        )))
+            // A vote of the next term, as if the heir had asked for it: whoever watches the brokers finds a
+            // group without a leader, and somebody to lead it.
+            let mut vote = VoteRequest::new(
+                RaftVote {
+                    leader_id: LeaderId::new(term + 1, to),
+                    committed: false,
+                },
+                Some(log_id(last.0, last.1)),
+            );
+            vote.leadership_transfer = true;
+            raft.vote(vote).await.map_err(stopped_in)?;
+            Err(ProposeError::ChangeRefused(format!(
+                "replica {to} did not take the leadership over within {HAND_OVER:?}"
+            )))
+        });
+        handed
+            .await
+            .unwrap_or_else(|e| Err(ProposeError::Stopped(e.to_string())))
     }
 
     /// Sends every member a heartbeat: it learns who leads, and the leader learns what it lacks.
