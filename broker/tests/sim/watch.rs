@@ -1,0 +1,238 @@
+//! Looks at all replicas, now and then during the run and thoroughly at its end.
+
+use crate::PARTITIONS;
+use crate::invariants::{Seen, Settled, one_piece, parse};
+use crate::net::BROKERS;
+use crate::world::World;
+use bytes::Bytes;
+use logd_storage::Log;
+
+const LOOK_EVERY_MS: u64 = 100;
+const LOOK_AT_SYNCS_EVERY_MS: u64 = 5;
+
+/// How long a healed cluster may take until it is at rest, in simulated time.
+const PATIENCE_MS: u64 = 60_000;
+
+/// It is at rest when it has looked so for this long.
+const REST_MS: u64 = 1_000;
+
+const AT_ONCE_BYTES: usize = 256 << 10;
+
+impl World {
+    /// # Errors
+    /// What was seen that must not be.
+    pub fn look(&mut self) -> Result<(), String> {
+        if self.now.is_multiple_of(LOOK_AT_SYNCS_EVERY_MS) {
+            (0..PARTITIONS).try_for_each(|partition| self.look_at_syncs(partition))?;
+        }
+        if !self.now.is_multiple_of(LOOK_EVERY_MS) {
+            return Ok(());
+        }
+        for broker in 0..BROKERS {
+            if self.brokers[broker].up.is_none() || self.brokers[broker].is_paused(self.now) {
+                continue;
+            }
+            self.look_at_groups(broker)?;
+            for partition in 0..PARTITIONS {
+                self.look_at_replica(broker, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_syncs(&mut self, partition: u32) -> Result<(), String> {
+        let of = |broker: usize| {
+            let replica = self.brokers[broker].partition(partition)?;
+            let log = self.brokers[broker].log(partition)?;
+            Some((synced(&log), replica.offsets().high_watermark))
+        };
+        let replicas = std::array::from_fn(of);
+        self.invariants.see(&Seen::Synced {
+            partition,
+            replicas,
+        })
+    }
+
+    fn look_at_groups(&mut self, broker: usize) -> Result<(), String> {
+        let Some(up) = &self.brokers[broker].up else {
+            return Ok(());
+        };
+        let groups = up.groups.lock();
+        if let Some(why) = groups.failed.first() {
+            return Err(format!("broker {broker} cannot open {why}"));
+        }
+        let ops = self.brokers[broker].fs.operations();
+        self.trace
+            .say(format_args!("{broker} did {ops} operations"));
+        let Some((group, view)) = &groups.metadata else {
+            return Ok(());
+        };
+        if let Some(why) = group.failure() {
+            return Err(format!("broker {broker}'s metadata group ended: {why}"));
+        }
+        let role = group.role();
+        if role.serving {
+            self.invariants.see(&Seen::Serves {
+                broker,
+                partition: None,
+                term: role.term as i64,
+                high_watermark: 0,
+            })?;
+        }
+        let state = view.borrow().clone();
+        let encoded = state.encode().map_err(|e| e.to_string())?;
+        self.invariants.see(&Seen::Metadata {
+            broker,
+            applied: state.applied,
+            state: &encoded,
+        })
+    }
+
+    fn look_at_replica(&mut self, broker: usize, partition: u32) -> Result<(), String> {
+        let (Some(replica), Some(log)) = (
+            self.brokers[broker].partition(partition),
+            self.brokers[broker].log(partition),
+        ) else {
+            return Ok(());
+        };
+        if let Some(why) = replica.failure() {
+            return Err(format!("p{partition} ended on broker {broker}: {why}"));
+        }
+        let (leadership, offsets) = (replica.leadership(), replica.offsets());
+        if leadership.serving {
+            self.invariants.see(&Seen::Serves {
+                broker,
+                partition: Some(partition),
+                term: i64::from(leadership.epoch),
+                high_watermark: offsets.high_watermark,
+            })?;
+        }
+        let looked = self.looked.get(&(broker, partition)).copied().unwrap_or(0);
+        let (from, bytes) = read(&log, looked, offsets.high_watermark)
+            .map_err(|e| format!("broker {broker}, p{partition}: {e}"))?;
+        let batches = parse(&bytes).map_err(|e| format!("broker {broker}, p{partition}: {e}"))?;
+        let end = batches.last().map_or(looked, |b| b.end());
+        if end > looked {
+            self.trace
+                .say(format_args!("{broker} holds p{partition} up to {end}"));
+        }
+        self.looked.insert((broker, partition), end);
+        self.invariants.see(&Seen::Held {
+            broker,
+            start: self.brokers[broker].start,
+            partition,
+            log_start: offsets.log_start,
+            high_watermark: offsets.high_watermark,
+            from,
+            batches: &batches,
+        })
+    }
+
+    /// Goes on until all is at rest, and looks at everything once more.
+    ///
+    /// # Errors
+    /// If it does not come to rest, or is not as it must be.
+    pub fn settle(&mut self) -> Result<(), String> {
+        let (deadline, mut restful) = (self.now + PATIENCE_MS, 0);
+        while restful < REST_MS {
+            self.step()?;
+            match self.unrest() {
+                Some(why) if self.now > deadline => {
+                    return Err(format!(
+                        "no rest after {PATIENCE_MS} ms of fair weather: {why}"
+                    ));
+                }
+                Some(_) => restful = 0,
+                None => restful += 1,
+            }
+        }
+        (0..PARTITIONS).try_for_each(|partition| self.look_at_rest(partition))
+    }
+
+    /// Why it is not at rest.
+    fn unrest(&self) -> Option<String> {
+        let open = self.producers.iter().position(|p| !p.is_idle());
+        if let Some(producer) = open {
+            return Some(format!("producer {producer} has batches without an answer"));
+        }
+        for partition in 0..PARTITIONS {
+            let replicas = self.brokers.iter().map(|b| b.partition(partition));
+            let replicas: Option<Vec<_>> = replicas.collect();
+            let Some(replicas) = replicas else {
+                return Some(format!("p{partition} is not open everywhere"));
+            };
+            let leaders = replicas.iter().filter(|r| r.leadership().serving).count();
+            if leaders != 1 {
+                return Some(format!("p{partition} has {leaders} leaders"));
+            }
+            let ends = replicas
+                .iter()
+                .map(|r| (r.offsets().high_watermark, r.offsets().log_end));
+            let ends: Vec<_> = ends.collect();
+            if ends.iter().any(|e| *e != ends[0] || e.0 != e.1) {
+                return Some(format!("p{partition} ends differently: {ends:?}"));
+            }
+            let starts: Vec<_> = replicas.iter().map(|r| r.offsets().log_start).collect();
+            if starts.iter().any(|s| *s != starts[0]) {
+                return Some(format!("p{partition} starts differently: {starts:?}"));
+            }
+        }
+        None
+    }
+
+    fn look_at_rest(&mut self, partition: u32) -> Result<(), String> {
+        let mut replicas = Vec::new();
+        for broker in 0..BROKERS {
+            let (Some(replica), Some(log)) = (
+                self.brokers[broker].partition(partition),
+                self.brokers[broker].log(partition),
+            ) else {
+                return Err(format!("p{partition} is not open on broker {broker}"));
+            };
+            let offsets = replica.offsets();
+            let (_, bytes) = read(&log, offsets.log_start, offsets.high_watermark)?;
+            replicas.push(Settled {
+                broker,
+                log_start: offsets.log_start,
+                high_watermark: offsets.high_watermark,
+                batches: parse(&bytes)?,
+                bytes,
+            });
+        }
+        self.trace.say(format_args!(
+            "p{partition} rests at {}..{}",
+            replicas[0].log_start, replicas[0].high_watermark
+        ));
+        self.invariants.see(&Seen::Settled {
+            partition,
+            replicas: &replicas,
+        })
+    }
+}
+
+/// The offset behind the last entry that is synced.
+fn synced(log: &Log) -> i64 {
+    let bounds = log.bounds();
+    let row = bounds.durable.and_then(|id| log.entry_row(id.index));
+    row.map_or(bounds.start_offset, |row| row.end_offset())
+}
+
+/// Whole batches from an offset, or from where the log begins, up to another.
+fn read(log: &Log, from: i64, to: i64) -> Result<(i64, Bytes), String> {
+    let mut at = from.max(log.bounds().start_offset);
+    let (begin, mut slices) = (at, Vec::new());
+    while at < to {
+        let plan = log
+            .read(at, to, AT_ONCE_BYTES, true)
+            .map_err(|e| e.to_string())?;
+        plan.warm().map_err(|e| e.to_string())?;
+        let piece = one_piece(plan.slices);
+        let batches = parse(&piece)?;
+        let Some(last) = batches.last() else {
+            return Err(format!("nothing at {at}, below the high watermark {to}"));
+        };
+        at = last.end();
+        slices.push(piece);
+    }
+    Ok((begin, one_piece(slices)))
+}
