@@ -164,7 +164,11 @@ impl Broker {
         let up = Up {
             runtime,
             disk,
-            exchange: Exchange::new(Arc::new(move |disk| heard.hears(disk)), Arc::new(|| true)),
+            exchange: Exchange::new(
+                Arc::new(move |disk| heard.hears(disk)),
+                Arc::new(|| true),
+                Arc::new(|| true),
+            ),
             links,
             registry: Arc::default(),
             groups: Arc::default(),
@@ -199,6 +203,7 @@ impl Broker {
         let (hearing, lapses) = (up.links.hearing.clone(), up.links.hearing.clone());
         let founds = FOUNDERS[partition as usize % FOUNDERS.len()] == self.replica();
         let spec = Spec {
+            internal: false,
             topic_id: Uuid::from_bytes(TOPIC),
             topic: "t".into(),
             index: partition as i32,
@@ -235,6 +240,7 @@ impl Broker {
 
     fn open_metadata(&self, up: &Up) -> impl Future<Output = ()> + Send + use<> {
         let spec = GroupSpec {
+            client_data: false,
             name: "metadata".into(),
             replica: self.replica(),
             founders: (self.number == 0).then(|| FOUNDERS.into()),
