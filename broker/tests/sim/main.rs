@@ -142,7 +142,7 @@ fn report(seed: u64, run: &Run) -> Option<String> {
 fn a_good_cluster_survives_bad_days() {
     let seeds = match number("LOGD_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 1..number("LOGD_SIM_SEEDS").unwrap_or(20) + 1,
+        None => 1..number("LOGD_SIM_SEEDS").unwrap_or(8) + 1,
     };
     let runs = run_all(seeds, Lie::None);
     let acked: u64 = runs.iter().map(|(_, r)| r.acked).sum();
