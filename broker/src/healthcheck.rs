@@ -1,7 +1,7 @@
 //! `logd healthcheck`: asks the broker that has the same settings whether it is ready, for images that have
 //! nothing else to ask with.
 //!
-//! Promise: an answer within [`PATIENCE`], from the same `/readyz` that everybody else asks.
+//! Promise: an answer within `PATIENCE`, from the same `/readyz` that everybody else asks.
 //! Not here: what ready means (see `admin`).
 
 use std::fmt;

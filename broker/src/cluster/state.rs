@@ -43,7 +43,7 @@ impl<'de> Deserialize<'de> for TopicId {
 /// Where clients reach a broker, per listener name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerInfo {
-    /// Assigned when it registers first; [`UNASSIGNED`] asks for that.
+    /// Assigned when it registers first; `UNASSIGNED` asks for that.
     pub id: i32,
     /// The disk that votes for it.
     pub replica: u64,

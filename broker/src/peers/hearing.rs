@@ -81,12 +81,12 @@ impl Hearing {
         self.peers.write().remove(&disk);
     }
 
-    /// We have heard it within [`SILENCE`].
+    /// We have heard it within `SILENCE`.
     pub fn hears(&self, disk: ReplicaId) -> bool {
         recent(self.peers.read().get(&disk).and_then(|t| t.heard))
     }
 
-    /// It has heard us within [`SILENCE`], and we know.
+    /// It has heard us within `SILENCE`, and we know.
     pub fn is_heard_by(&self, disk: ReplicaId) -> bool {
         recent(self.peers.read().get(&disk).and_then(|t| t.answered))
     }

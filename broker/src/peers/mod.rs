@@ -2,7 +2,7 @@
 //!
 //! Promise: a call is answered, or fails within its patience; a peer that is gone fails its calls at
 //! once. Whoever is spoken to belongs to our cluster and speaks our protocol, or is not spoken to.
-//! Invariant: one [`link`] per peer, dialled by us; what a peer asks comes over the one it dialled.
+//! Invariant: one `link` per peer, dialled by us; what a peer asks comes over the one it dialled.
 //! Not here: what messages mean (`raft`, `cluster`), and what a death leads to.
 
 mod call;
