@@ -25,6 +25,13 @@ async fn open_at(clock: Clock) -> (tempfile::TempDir, Arc<Partition>) {
 }
 
 async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
+    let partition = opened_on(disk, clock).await;
+    partition.serving(PATIENCE).await.unwrap();
+    partition
+}
+
+/// Opened; what comes of it is for the caller to wait for.
+async fn opened_on(disk: Disk, clock: Clock) -> Arc<Partition> {
     let config = Arc::new(TopicConfig::default());
     let key = LogKey {
         topic: [7; 16],
@@ -57,9 +64,7 @@ async fn open_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         producer_expiration_ms: 1_000,
         clock,
     };
-    let partition = Partition::open(spec, disk, log).await.unwrap();
-    partition.serving(PATIENCE).await.unwrap();
-    partition
+    Partition::open(spec, disk, log).await.unwrap()
 }
 
 pub(super) fn valid(bytes: Bytes) -> ValidBatch {
@@ -184,6 +189,22 @@ async fn a_disk_that_is_nearly_full_refuses_clients_and_takes_what_is_internal()
     assert_eq!(refused, AppendError::DiskFull);
     let taken = partition.append_internal(numbered(9, 0)).await.unwrap();
     assert_eq!(landed(taken).await.unwrap().base_offset, 0);
+}
+
+// What openraft publishes of a group is empty until its core has run once, which a busy machine puts off.
+#[tokio::test]
+async fn a_replica_that_is_alone_says_so_and_leads_as_soon_as_it_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions::default();
+    let disk = Disk::open(Arc::new(RealFs), dir.path(), options.clone(), &|_| {}).unwrap();
+    let founded = open_on(disk.clone(), Arc::new(|| 0)).await;
+    founded.close().await;
+    drop(founded);
+    disk.close().unwrap();
+    let disk = Disk::open(Arc::new(RealFs), dir.path(), options, &|_| {}).unwrap();
+    let again = opened_on(disk, Arc::new(|| 0)).await;
+    assert!(again.is_alone());
+    again.serving(PATIENCE).await.unwrap();
 }
 
 #[tokio::test]

@@ -260,6 +260,9 @@ impl<A: Apply> Group<A> {
         let raft = Raft::new(spec.replica, config, network, store, machine.clone())
             .await
             .map_err(|e| raft_error(e.to_string()))?;
+        // Its core says nothing about the group before it has run once: not that it is alone, either.
+        let up = raft.with_raft_state(|_| ()).await;
+        up.map_err(|e| raft_error(e.to_string()))?;
         let exchange = spec.links.exchange.clone();
         exchange.open(&spec, log, raft.clone(), role.clone());
         let group = Self {
