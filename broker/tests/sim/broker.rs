@@ -160,15 +160,16 @@ impl Broker {
             .build()
             .expect("a runtime");
         let links = Links::new(self.replica(), self.start);
-        let heard = links.hearing.clone();
+        let (heard, space) = (links.hearing.clone(), disk.clone());
+        let exchange = Exchange::new(
+            Arc::new(move |disk| heard.hears(disk)),
+            Arc::new(|| true),
+            Arc::new(move || space.space().accepting),
+        );
         let up = Up {
             runtime,
             disk,
-            exchange: Exchange::new(
-                Arc::new(move |disk| heard.hears(disk)),
-                Arc::new(|| true),
-                Arc::new(|| true),
-            ),
+            exchange,
             links,
             registry: Arc::default(),
             groups: Arc::default(),
@@ -203,7 +204,6 @@ impl Broker {
         let (hearing, lapses) = (up.links.hearing.clone(), up.links.hearing.clone());
         let founds = FOUNDERS[partition as usize % FOUNDERS.len()] == self.replica();
         let spec = Spec {
-            internal: false,
             topic_id: Uuid::from_bytes(TOPIC),
             topic: "t".into(),
             index: partition as i32,
@@ -211,6 +211,7 @@ impl Broker {
             node_of: Arc::new(|disk| i32::try_from(disk).ok()),
             founders: FOUNDERS.into(),
             founds,
+            internal: false,
             floor: 0,
             heard_by: Arc::new(move |disk| hearing.is_heard_by(disk)),
             lapses: Arc::new(move || lapses.lapses()),
@@ -240,11 +241,11 @@ impl Broker {
 
     fn open_metadata(&self, up: &Up) -> impl Future<Output = ()> + Send + use<> {
         let spec = GroupSpec {
-            client_data: false,
             name: "metadata".into(),
             replica: self.replica(),
             founders: (self.number == 0).then(|| FOUNDERS.into()),
             stamp: unstamped,
+            client_data: false,
             floor: 0,
             timers: Timers::Own,
             links: self.links(up),

@@ -13,6 +13,7 @@ use std::any::Any;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
@@ -117,8 +118,12 @@ fn group(kind: Kind) -> Body {
 #[derive(Debug)]
 struct Unsynced(SimFs);
 
+/// A file whose head is synced and whose groups are not.
 #[derive(Debug)]
-struct UnsyncedFile(Arc<dyn VfsFile>);
+struct UnsyncedFile {
+    file: Arc<dyn VfsFile>,
+    has_groups: AtomicBool,
+}
 
 impl Vfs for Unsynced {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn VfsFile>> {
@@ -129,7 +134,10 @@ impl Vfs for Unsynced {
             direct: false,
             ..how
         };
-        Ok(Arc::new(UnsyncedFile(self.0.open(path, how)?)))
+        Ok(Arc::new(UnsyncedFile {
+            file: self.0.open(path, how)?,
+            has_groups: AtomicBool::new(false),
+        }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -179,42 +187,47 @@ impl Vfs for Unsynced {
 
 impl VfsFile for UnsyncedFile {
     fn read_exact_at(&self, buf: &mut [u8], pos: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, pos)
+        self.file.read_exact_at(buf, pos)
     }
 
     fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        self.0.read_at(buf, pos)
+        self.file.read_at(buf, pos)
     }
 
     fn write_all_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
-        self.0.write_all_at(bufs, pos)
+        self.has_groups.fetch_or(pos > 0, Ordering::Relaxed);
+        self.file.write_all_at(bufs, pos)
     }
 
     fn write_aligned_at(&self, buf: &[u8], pos: u64) -> io::Result<()> {
-        self.0.write_aligned_at(buf, pos)
+        self.has_groups.fetch_or(pos > 0, Ordering::Relaxed);
+        self.file.write_aligned_at(buf, pos)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        Ok(())
+        if self.has_groups.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.file.sync_data()
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
+        self.file.allocate(len)
     }
 
     fn reserve(&self, len: u64) -> io::Result<()> {
-        self.0.reserve(len)
+        self.file.reserve(len)
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn map(&self, len: u64) -> io::Result<Mapped> {
-        self.0.map(len)
+        self.file.map(len)
     }
 }

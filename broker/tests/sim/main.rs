@@ -184,9 +184,13 @@ fn a_hand_over_that_gets_lost_stops_nothing() {
 fn find_out(lie: Lie) {
     const SEEDS_MAX: u64 = 30;
     for seed in 1..=SEEDS_MAX {
-        if let Err(why) = run(seed, lie).verdict {
-            println!("{lie:?} is found out by seed {seed}: {why}");
-            return;
+        match run(seed, lie).verdict {
+            // That nothing moves any more is no proof of what the lie did.
+            Err(why) if !why.starts_with(watch::NO_REST) => {
+                println!("{lie:?} is found out by seed {seed}: {why}");
+                return;
+            }
+            _ => {}
         }
     }
     panic!("{lie:?} was not found out by {SEEDS_MAX} seeds");

@@ -13,6 +13,9 @@ const LOOK_AT_SYNCS_EVERY_MS: u64 = 5;
 /// How long a healed cluster may take until it is at rest, in simulated time.
 const PATIENCE_MS: u64 = 60_000;
 
+/// How the verdict on a cluster that does not come to rest begins.
+pub const NO_REST: &str = "no rest";
+
 /// It is at rest when it has looked so for this long.
 const REST_MS: u64 = 1_000;
 
@@ -139,7 +142,7 @@ impl World {
             match self.unrest() {
                 Some(why) if self.now > deadline => {
                     return Err(format!(
-                        "no rest after {PATIENCE_MS} ms of fair weather: {why}"
+                        "{NO_REST} after {PATIENCE_MS} ms of fair weather: {why}"
                     ));
                 }
                 Some(_) => restful = 0,
