@@ -1,4 +1,4 @@
-"""Six stock clients against one broker: each produces with every codec it has, and each reads what all of them wrote.
+"""Six stock clients against one broker, or three: each produces with every codec it has, and each reads what all of them wrote.
 
 Then, per client: lookups by time, topic administration, automatic creation on and off, committed offsets and idempotent
 producers over SIGKILL, and groups whose members come, go and die. Everything is compared byte for byte with what was sent.
@@ -55,8 +55,11 @@ class Matrix:
         """The end offset of every partition; just after a start a partition may still be without a leader."""
         with Connection(self.broker.port) as c:
             def answers():
-                found = [c.list_offset(topic, -1, p) for p in range(partitions)]
-                return [offset for _, offset in found] if all(code == 0 for code, _ in found) else None
+                metadata = c.metadata([topic])
+                ports = {node: port for node, _, port, _ in metadata["brokers"]}
+                leaders = {p["index"]: p["leader"] for p in metadata["topics"][topic]["partitions"]}
+                found = [end_offset(ports.get(leaders.get(p)), topic, p) for p in range(partitions)]
+                return None if None in found else found
             return until(20, f"{topic}'s end offsets are known", answers)
 
     # --- every codec, every pair -------------------------------------------------------------------------------
@@ -358,6 +361,18 @@ class Feed(threading.Thread):
     def stop(self):
         self.stopping.set()
         self.join(30)
+
+
+def end_offset(port, topic, partition):
+    """As the leader says; none where it has ended or is another."""
+    if port is None:
+        return None
+    try:
+        with Connection(port) as leader:
+            code, offset = leader.list_offset(topic, -1, partition)
+        return offset if code == 0 else None
+    except OSError:
+        return None
 
 
 def refused(action, what):

@@ -28,6 +28,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 public final class Agent {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final PrintStream ANSWERS = System.out;
+    private static final short REPLICAS = Short.parseShort(System.getenv().getOrDefault("REPLICAS", "1"));
     private final String bootstrap;
 
     private Agent(String bootstrap) { this.bootstrap = bootstrap; }
@@ -64,7 +65,7 @@ public final class Agent {
             case "times": return times(r);
             case "commit": return commit(r);
             case "committed": return committed(r);
-            case "create": return admin(a -> a.createTopics(List.of(new NewTopic(r.get("topic").asText(), r.get("partitions").asInt(), (short) 1))).all().get(30, TimeUnit.SECONDS));
+            case "create": return admin(a -> a.createTopics(List.of(new NewTopic(r.get("topic").asText(), r.get("partitions").asInt(), REPLICAS))).all().get(30, TimeUnit.SECONDS));
             case "delete": return admin(a -> a.deleteTopics(List.of(r.get("topic").asText())).all().get(30, TimeUnit.SECONDS));
             case "topics": {
                 ObjectNode answer = JSON.createObjectNode();

@@ -15,7 +15,7 @@ const unb64 = text => (text === null || text === undefined ? null : Buffer.from(
 const emit = event => process.stdout.write(JSON.stringify(event) + '\n');
 
 const connect = bootstrap => new Kafka({
-  clientId: 'ci', brokers: [bootstrap], logLevel: logLevel.ERROR, retry: { initialRetryTime: 100, maxRetryTime: 1000, retries: 60 },
+  clientId: 'ci', brokers: bootstrap.split(','), logLevel: logLevel.ERROR, retry: { initialRetryTime: 100, maxRetryTime: 1000, retries: 60 },
   logCreator: () => entry => console.error(JSON.stringify(entry)),
 });
 
@@ -108,7 +108,7 @@ function serveMode(bootstrap) {
   });
 
   const create = ({ topic, partitions }) => withAdmin(async admin => {
-    if (!await admin.createTopics({ topics: [{ topic, numPartitions: partitions, replicationFactor: 1 }] })) throw new Error('topic already exists');
+    if (!await admin.createTopics({ topics: [{ topic, numPartitions: partitions, replicationFactor: Number(process.env.REPLICAS || 1) }] })) throw new Error('topic already exists');
     return {};
   });
   const remove = ({ topic }) => withAdmin(admin => admin.deleteTopics({ topics: [topic] })).then(() => ({}));

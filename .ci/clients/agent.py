@@ -8,9 +8,13 @@ No client library is imported here.
 
 import base64
 import json
+import os
 import sys
 import threading
 import traceback
+
+# Of the topics that tests create.
+REPLICAS = int(os.environ.get("REPLICAS", "1"))
 
 
 def b64(data):

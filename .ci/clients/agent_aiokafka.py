@@ -7,7 +7,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from agent import Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
+from agent import REPLICAS, Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
 
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
 
@@ -92,7 +92,7 @@ def serve_mode(bootstrap):
                 raise RuntimeError(f"topic {entry[0]}: error {entry[1]}")
 
     async def create(topic, partitions):
-        refuse(await with_admin(lambda a: a.create_topics([NewTopic(topic, partitions, 1)])))
+        refuse(await with_admin(lambda a: a.create_topics([NewTopic(topic, partitions, REPLICAS)])))
 
     async def delete(topic):
         response = await with_admin(lambda a: a.delete_topics([topic]))

@@ -5,7 +5,7 @@ import time
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from agent import Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
+from agent import REPLICAS, Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
 
 
 def serve_mode(bootstrap):
@@ -73,7 +73,7 @@ def serve_mode(bootstrap):
     admin = AdminClient({"bootstrap.servers": bootstrap})
 
     def create(topic, partitions):
-        for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+        for future in admin.create_topics([NewTopic(topic, partitions, REPLICAS)]).values():
             future.result(15)
 
     def delete(topic):

@@ -10,7 +10,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.structs import OffsetAndMetadata
 
-from agent import Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
+from agent import REPLICAS, Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
 
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor,
              "cooperative": CooperativeStickyAssignor}
@@ -75,7 +75,7 @@ def serve_mode(bootstrap):
             admin.close()
 
     def create(topic, partitions):
-        with_admin(lambda a: a.create_topics([NewTopic(name=topic, num_partitions=partitions, replication_factor=1)]))
+        with_admin(lambda a: a.create_topics([NewTopic(name=topic, num_partitions=partitions, replication_factor=REPLICAS)]))
 
     def delete(topic):
         with_admin(lambda a: a.delete_topics([topic]))

@@ -145,6 +145,57 @@ class Logd(Broker):
         return sorted(self.data.rglob(f"*{suffix}"), key=lambda path: -path.stat().st_size)
 
 
+class Member(Logd):
+    """One of several brokers that know each other by their seeds."""
+
+    rpc = seeds = None
+
+    def command(self):
+        seeds = [word for seed in self.seeds for word in ("--seed", f"{HOST}:{seed}")]
+        return [self.binary, "--data-dir", str(self.data), "--kafka-addr", f"{HOST}:{self.port}",
+                "--admin-addr", f"{HOST}:0", "--rpc-addr", f"{HOST}:{self.rpc}", *seeds]
+
+
+class Cluster:
+    """Three brokers that are used like one. A kill takes one of them, another one each time."""
+
+    def __init__(self, binary, scratch, size=3, **options):
+        self.brokers = [Member(binary, scratch, **options) for _ in range(size)]
+        seeds = [free_port() for _ in self.brokers]
+        for broker, rpc in zip(self.brokers, seeds):
+            broker.rpc, broker.seeds = rpc, seeds
+        self.turn = itertools.cycle(self.brokers)
+
+    def start(self):
+        for broker in self.brokers:
+            broker.start(wait=False)
+        for broker in self.brokers:
+            broker.wait_ready()
+        return self
+
+    @property
+    def bootstrap(self):
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    @property
+    def port(self):
+        return self.brokers[0].port
+
+    @property
+    def log_path(self):
+        return ", ".join(str(broker.log_path) for broker in self.brokers)
+
+    def log_tail(self, lines=40):
+        return "\n---\n".join(broker.log_tail(lines) for broker in self.brokers)
+
+    def restart_after_kill(self):
+        next(self.turn).restart_after_kill()
+
+    def stop(self):
+        for broker in self.brokers:
+            broker.stop()
+
+
 class Kafka(Broker):
     kind = "kafka"
     ready_within = 60
@@ -187,10 +238,14 @@ def arguments(description):
     parser.add_argument("--logd", help="the logd binary to test")
     parser.add_argument("--kafka", action="store_true", help="test Apache Kafka instead, to prove the tests")
     parser.add_argument("--only", default="", help="run the tests whose name contains this")
+    parser.add_argument("--brokers", type=int, choices=[1, 3], default=1, help="three of logd, and three replicas, instead of one")
     options = parser.parse_args()
     options.scratch = options.scratch or tempfile.mkdtemp(prefix="logd-ci.")
     if not options.kafka and not options.logd:
         parser.error("say which broker: --logd BINARY or --kafka")
+    if options.kafka and options.brokers > 1:
+        parser.error("--brokers is for logd")
+    os.environ["REPLICAS"] = str(options.brokers)  # of the topics that the clients' agents create
     return options
 
 
@@ -198,4 +253,6 @@ def make(options, **how):
     """The broker that the command line asked for, not started."""
     if options.kafka:
         return Kafka(f"{options.tools}/java", options.scratch, **how)
+    if options.brokers > 1:
+        return Cluster(options.logd, options.scratch, size=options.brokers, **how)
     return Logd(options.logd, options.scratch, **how)

@@ -4,6 +4,7 @@ Old, non-flexible versions only, as they are the plainest: ApiVersions 0, Metada
 CreateTopics 2, DeleteTopics 1. Every helper can be bypassed with `call_raw` for bytes that are wrong on purpose.
 """
 
+import os
 import socket
 import struct
 
@@ -173,7 +174,7 @@ class Connection:
         return {"brokers": brokers, "topics": {t["name"]: t for t in r.array(topic)}}
 
     def create_topic(self, name, partitions=1, configs=(), timeout_ms=10_000):
-        topic = string(name) + struct.pack(">ih", partitions, 1) + array([]) + array([string(k) + string(v) for k, v in configs])
+        topic = string(name) + struct.pack(">ih", partitions, int(os.environ.get("REPLICAS", "1"))) + array([]) + array([string(k) + string(v) for k, v in configs])
         r = self.call_raw(CREATE_TOPICS, 2, array([topic]) + struct.pack(">ib", timeout_ms, 0))
         r.number("i")
         return [(r.string(), r.number("h"), r.string())[1] for _ in range(r.number("i"))][0]
