@@ -1,20 +1,24 @@
-//! A broker under measurement: its address, its process, and the topics made on it. Not here: what is measured.
+//! A broker or cluster under measurement: its addresses, its processes, and the topics made on it. Not here: what
+//! is measured, and how processes are hurt.
 
 use anyhow::{Context, Result, bail};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::str::FromStr;
 use std::time::Duration;
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One broker to measure.
+/// One broker to measure, or the brokers of one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub name: String,
+    /// Where clients begin, as librdkafka wants it: `HOST:PORT,HOST:PORT`.
     pub address: String,
-    pub pid: u32,
+    /// In the order of the addresses.
+    pub pids: Vec<u32>,
 }
 
 impl FromStr for Target {
@@ -24,18 +28,36 @@ impl FromStr for Target {
         let parts = text
             .split_once('=')
             .and_then(|(name, rest)| Some((name, rest.rsplit_once('/')?)));
-        let Some((name, (address, pid))) = parts else {
-            return Err("expected NAME=HOST:PORT/PID, for example logd=127.0.0.1:9092/4711".into());
+        let Some((name, (address, pids))) = parts else {
+            return Err(
+                "expected NAME=HOST:PORT/PID, for example logd=127.0.0.1:9092/4711; a cluster's \
+                        addresses and PIDs are separated by commas"
+                    .into(),
+            );
         };
-        let pid = pid
-            .parse()
-            .map_err(|e| format!("process id {pid:?}: {e}"))?;
+        let pid = |text: &str| {
+            text.parse()
+                .map_err(|e| format!("process id {text:?}: {e}"))
+        };
+        let pids: Vec<u32> = pids.split(',').map(pid).collect::<Result<_, _>>()?;
+        if pids.len() != address.split(',').count() {
+            return Err(format!("{text}: one process id for each address is needed"));
+        }
         Ok(Self {
             name: name.into(),
             address: address.into(),
-            pid,
+            pids,
         })
     }
+}
+
+/// What a cluster says of a topic's partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// Address of the leader of each partition; none where there is no leader.
+    pub leaders: Vec<Option<String>>,
+    /// True if every replica of every partition is in sync.
+    pub in_sync: bool,
 }
 
 impl Target {
@@ -46,15 +68,35 @@ impl Target {
         client.with_context(|| format!("an admin client for {}", self.name))
     }
 
-    /// Creates a topic and waits until each partition takes records: Kafka announces partitions before they do.
-    pub async fn create_topic(&self, topic: &str, partitions: i32) -> Result<()> {
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-        let options = AdminOptions::new().operation_timeout(Some(ADMIN_TIMEOUT));
+    /// A client that asks again soon: librdkafka's default backoff would add up to ten seconds of its own.
+    pub fn asker(&self) -> Result<BaseConsumer> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.address)
+            .set("group.id", "asker")
+            .set("reconnect.backoff.ms", "5")
+            .set("reconnect.backoff.max.ms", "10")
+            .set("log_level", "0");
+        config.create().context("a client")
+    }
+
+    /// Creates a topic; returns when the broker says that it is made.
+    pub async fn make_topic(&self, topic: &str, partitions: i32, replicas: i32) -> Result<()> {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
+        let options = AdminOptions::new()
+            .operation_timeout(Some(ADMIN_TIMEOUT))
+            .request_timeout(Some(ADMIN_TIMEOUT));
         for answer in self.admin()?.create_topics([&new], &options).await? {
             if let Err((name, code)) = answer {
                 bail!("{}: create topic {name}: {code}", self.name);
             }
         }
+        Ok(())
+    }
+
+    /// Creates a topic and waits until each partition takes records: Kafka announces partitions before they do.
+    pub async fn create_topic(&self, topic: &str, partitions: i32, replicas: i32) -> Result<()> {
+        self.make_topic(topic, partitions, replicas).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(())
     }
@@ -66,41 +108,75 @@ impl Target {
         Ok(())
     }
 
-    /// User and system CPU time of the process so far.
-    pub fn cpu(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.pid);
-        let stat =
-            std::fs::read_to_string(&path).with_context(|| format!("{}: {path}", self.name))?;
-        // Fields 14 and 15 (proc(5)), counted behind the command, which may hold spaces.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or(&stat)
-            .split_whitespace()
-            .collect();
-        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok());
-        let (Some(user), Some(system)) = (ticks(11), ticks(12)) else {
-            bail!("{path}: not in the format of proc(5)")
+    /// What the cluster says of a topic now.
+    pub fn placed(&self, asker: &BaseConsumer, topic: &str) -> Result<Placed> {
+        let metadata = asker.fetch_metadata(Some(topic), Duration::from_secs(1))?;
+        let address = |id: i32| {
+            let broker = metadata.brokers().iter().find(|b| b.id() == id)?;
+            Some(format!("{}:{}", broker.host(), broker.port()))
         };
-        // USER_HZ is 100 on every Linux architecture logd runs on.
-        Ok(Duration::from_millis((user + system) * 10))
+        let topics = metadata.topics();
+        let topic = topics.first().context("the topic is not told of")?;
+        if let Some(error) = topic.error() {
+            bail!("{}: {error:?}", self.name);
+        }
+        let mut partitions: Vec<_> = topic.partitions().iter().collect();
+        partitions.sort_by_key(|p| p.id());
+        Ok(Placed {
+            leaders: partitions.iter().map(|p| address(p.leader())).collect(),
+            in_sync: partitions
+                .iter()
+                .all(|p| p.isr().len() == p.replicas().len()),
+        })
     }
 
-    /// Anonymous resident memory now, in MB (10^6 bytes): what the process itself holds, without mapped files.
-    pub fn anonymous_mb(&self) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.pid);
-        let status =
-            std::fs::read_to_string(&path).with_context(|| format!("{}: {path}", self.name))?;
-        let kib = status.lines().find_map(|l| {
-            l.strip_prefix("RssAnon:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .trim()
-                .parse::<f64>()
-                .ok()
-        });
-        Ok(kib.with_context(|| format!("{path}: no RssAnon"))? * 1024.0 / 1e6)
+    /// The place among the processes of the broker at an address.
+    pub fn process_at(&self, address: &str) -> Option<usize> {
+        self.address.split(',').position(|a| a == address)
     }
+
+    /// User and system CPU time of the processes so far, together.
+    pub fn cpu(&self) -> Result<Duration> {
+        self.pids.iter().map(|pid| cpu_of(*pid)).sum()
+    }
+
+    /// Anonymous resident memory now, in MB (10^6 bytes), of the processes together: what they hold themselves,
+    /// without mapped files.
+    pub fn anonymous_mb(&self) -> Result<f64> {
+        self.pids.iter().map(|pid| anonymous_mb_of(*pid)).sum()
+    }
+}
+
+fn cpu_of(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    // Fields 14 and 15 (proc(5)), counted behind the command, which may hold spaces.
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or(&stat)
+        .split_whitespace()
+        .collect();
+    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok());
+    let (Some(user), Some(system)) = (ticks(11), ticks(12)) else {
+        bail!("{path}: not in the format of proc(5)")
+    };
+    // USER_HZ is 100 on every Linux architecture logd runs on.
+    Ok(Duration::from_millis((user + system) * 10))
+}
+
+fn anonymous_mb_of(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let kib = status.lines().find_map(|l| {
+        l.strip_prefix("RssAnon:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<f64>()
+            .ok()
+    });
+    Ok(kib.with_context(|| format!("{path}: no RssAnon"))? * 1024.0 / 1e6)
 }
 
 #[cfg(test)]
@@ -108,13 +184,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_names_a_broker_its_address_and_its_process() {
+    fn a_target_names_brokers_their_addresses_and_their_processes() {
         let target: Target = "kafka=127.0.0.1:29092/77".parse().expect("valid");
         assert_eq!(
-            (target.name.as_str(), target.address.as_str(), target.pid),
-            ("kafka", "127.0.0.1:29092", 77)
+            (target.name.as_str(), target.address.as_str(), target.pids),
+            ("kafka", "127.0.0.1:29092", vec![77])
         );
-        for wrong in ["kafka", "kafka=127.0.0.1:1", "kafka=127.0.0.1:1/x"] {
+        let cluster: Target = "logd=a:1,b:2/7,8".parse().expect("valid");
+        assert_eq!(cluster.process_at("b:2"), Some(1));
+        assert_eq!(cluster.pids, [7, 8]);
+        for wrong in [
+            "kafka",
+            "kafka=127.0.0.1:1",
+            "kafka=127.0.0.1:1/x",
+            "l=a:1,b:2/7",
+        ] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
     }
@@ -124,7 +208,7 @@ mod tests {
         let me = Target {
             name: "me".into(),
             address: String::new(),
-            pid: std::process::id(),
+            pids: vec![std::process::id()],
         };
         me.cpu().expect("CPU time");
         assert!(me.anonymous_mb().expect("memory") > 0.0);

@@ -41,7 +41,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     for round in 0..options.rounds {
         for (target, shown) in targets.iter().zip(&mut shown) {
             let topic = format!("latency-{}-{round}", std::process::id());
-            target.create_topic(&topic, 1).await?;
+            target
+                .create_topic(&topic, 1, options.brokers.replicas)
+                .await?;
             let histogram = tokio::task::block_in_place(|| one(options, target, &topic))?;
             for (percentile, rounds) in PERCENTILES.iter().zip(shown) {
                 rounds.push(histogram.value_at_percentile(*percentile) as f64 / 1e3);

@@ -6,7 +6,6 @@ use crate::Client;
 use crate::broker::Target;
 use crate::report::Rounds;
 use anyhow::{Context, Result, bail};
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -82,7 +81,7 @@ impl Process {
         Target {
             name: "logd".into(),
             address: self.address.clone(),
-            pid: self.child.id(),
+            pids: vec![self.child.id()],
         }
     }
 
@@ -157,7 +156,7 @@ pub(crate) async fn recovery(options: &RecoveryOptions) -> Result<()> {
         client.fetch_metadata(None, Duration::from_secs(1)).is_ok()
     })?;
     logd.target()
-        .create_topic("recovery", options.partitions)
+        .create_topic("recovery", options.partitions, 1)
         .await?;
     let mut rounds = Rounds::default();
     let records = options.gigabytes * 1_000_000_000 / 1024;
@@ -165,7 +164,7 @@ pub(crate) async fn recovery(options: &RecoveryOptions) -> Result<()> {
     for _ in 0..options.rounds {
         // Some records just before the kill: recovery must not find everything at rest.
         fill(options, &logd, 100_000)?;
-        let expected = ends(&logd.address, options.partitions)?;
+        let expected = ends(&logd, options.partitions)?;
         logd.kill()?;
         logd = Process::start(&options.logd, folder.path(), port)?;
         wait(&mut logd, |client| {
@@ -173,7 +172,7 @@ pub(crate) async fn recovery(options: &RecoveryOptions) -> Result<()> {
         })?;
         rounds.push(logd.made.elapsed().as_secs_f64());
     }
-    let records: i64 = ends(&logd.address, options.partitions)?.iter().sum();
+    let records: i64 = ends(&logd, options.partitions)?.iter().sum();
     println!(
         "{records} records of 1 KiB in {} partitions, SIGKILL, to the right end offsets of all: {} s",
         options.partitions,
@@ -198,22 +197,9 @@ fn fill(options: &RecoveryOptions, logd: &Process, records: u64) -> Result<()> {
     Ok(())
 }
 
-fn asker(address: &str) -> Result<BaseConsumer> {
-    let mut config = ClientConfig::new();
-    // A client's default backoff would add up to ten seconds of its own.
-    config
-        .set("bootstrap.servers", address)
-        .set("group.id", "recovery");
-    config
-        .set("reconnect.backoff.ms", "5")
-        .set("reconnect.backoff.max.ms", "10")
-        .set("log_level", "0");
-    config.create().context("a client")
-}
-
 /// Asks again and again, with one client, until the answer is yes.
 fn wait(logd: &mut Process, ready: impl Fn(&BaseConsumer) -> bool) -> Result<()> {
-    let client = asker(&logd.address)?;
+    let client = logd.target().asker()?;
     while !ready(&client) {
         logd.still_runs()?;
         if logd.made.elapsed() > PATIENCE {
@@ -224,8 +210,8 @@ fn wait(logd: &mut Process, ready: impl Fn(&BaseConsumer) -> bool) -> Result<()>
     Ok(())
 }
 
-fn ends(address: &str, partitions: i32) -> Result<Vec<i64>> {
-    ends_of(&asker(address)?, partitions)
+fn ends(logd: &Process, partitions: i32) -> Result<Vec<i64>> {
+    ends_of(&logd.target().asker()?, partitions)
 }
 
 fn ends_of(client: &BaseConsumer, partitions: i32) -> Result<Vec<i64>> {

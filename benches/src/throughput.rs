@@ -108,7 +108,9 @@ async fn measure(options: &Options, cache: Option<&PageCache>, workload: &Worklo
     for round in 0..=options.rounds {
         for (n, target) in targets.iter().enumerate() {
             let topic = format!("bench-{}-{round}", std::process::id());
-            target.create_topic(&topic, workload.partitions).await?;
+            target
+                .create_topic(&topic, workload.partitions, options.brokers.replicas)
+                .await?;
             cache.map_or(Ok(()), PageCache::fill)?;
             let warm_up = round == 0;
             let count = if warm_up {
