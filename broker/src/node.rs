@@ -6,14 +6,14 @@
 use crate::admin::{AdminListener, Health, Phase};
 use crate::api::{Api, Services, Settings};
 use crate::cluster::{
-    self, BrokerSpec, Claims, Cluster, Door, Leaders, Moves, Reconciler, SpecOf, Surroundings,
-    Takeover, Topic,
+    self, BrokerSpec, Claims, Cluster, ClusterState, Door, Leaders, Moves, Reconciler, SpecOf,
+    Surroundings, Takeover, Topic,
 };
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
 use crate::control::Control;
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
-use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
+use crate::partition::{Clock, Partition, Registry, Spec, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
@@ -657,11 +657,23 @@ fn serve(
 }
 
 /// What is looked at when Prometheus scrapes.
+/// As far as this broker, which leads the partition, has looked.
+fn lacks_replicas(cluster: &Cluster, view: &ClusterState, partition: &Partition) -> bool {
+    let (id, index) = (partition.topic_id(), partition.index());
+    let topic = view.topic_by_id(&id);
+    let wanted = topic.and_then(|t| t.partitions.get(usize::try_from(index).ok()?));
+    let claim = cluster.leaders().get(&id, index);
+    wanted
+        .zip(claim)
+        .is_some_and(|(wanted, claim)| !claim.is_kept_by(view, wanted))
+}
+
 fn sample(cluster: &Arc<Cluster>, registry: &Arc<Registry>, disk: &Disk) -> metrics::Sampling {
     let (cluster, registry, disk) = (cluster.clone(), registry.clone(), disk.clone());
     metrics::on_scrape(move || {
+        let view = cluster.view();
         let mut now = metrics::Partitions {
-            topics: cluster.view().topics.len(),
+            topics: view.topics.len(),
             ..metrics::Partitions::default()
         };
         for partition in registry.all() {
@@ -669,6 +681,9 @@ fn sample(cluster: &Arc<Cluster>, registry: &Arc<Registry>, disk: &Disk) -> metr
             now.held += 1;
             now.leading += usize::from(leadership.serving);
             now.leaderless += usize::from(leadership.leader.is_none());
+            if leadership.serving && lacks_replicas(&cluster, &view, &partition) {
+                now.under_replicated += 1;
+            }
             now.failed += usize::from(partition.failure().is_some());
             now.producers += partition.producers();
             now.log_bytes += partition.size_bytes();

@@ -8,6 +8,7 @@
 mod common;
 
 use common::members::{Consuming, Member, Producing, place, until, until_seen};
+use common::metric;
 use logd_proto::rpc::admin::*;
 use std::net::SocketAddr;
 use tonic::Code;
@@ -177,16 +178,25 @@ async fn a_broker_is_drained_resumed_and_decommissioned() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ails_a_cluster_is_said_and_nothing_is_forced() {
     let mut members = Member::found(3).await;
-    members[0].create("lost", &[&[3, 2], &[3, 1]]).await;
+    members[0]
+        .create("lost", &[&[3, 2], &[3, 1], &[1, 2, 3]])
+        .await;
     well(&members[0]).await;
     members[2].kill();
     let at = &members[0];
     let ill = until_seen(
         "it is missed",
         || health(at),
-        |h| h.dead_brokers == [3] && h.leaderless.len() == 2,
+        |h| {
+            let kept = h.under_replicated.iter().map(|p| p.partition);
+            h.dead_brokers == [3] && h.leaderless.len() == 2 && kept.eq([2])
+        },
     )
     .await;
+    until("its leader counts what it lacks", || {
+        let lacking = |m: &Member| metric(m.admin, "logd_partitions_under_replicated");
+        members[..2].iter().map(lacking).sum::<f64>() == 1.0
+    });
     assert!(!ill.healthy && !ill.metadata_leaderless);
     let mut recover = RecoverPartitionRequest {
         topic: "lost".into(),

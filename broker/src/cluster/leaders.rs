@@ -4,6 +4,7 @@
 //! it tells every peer: changes as they come, and everything to whoever (re)connects.
 //! Not here: elections. A claim is made by a leader that serves.
 
+use super::state::ClusterState;
 use crate::peers::{Peers, Standing};
 use crate::raft::ReplicaId;
 use bytes::Bytes;
@@ -39,6 +40,16 @@ pub struct Claim {
     pub learners: Vec<ReplicaId>,
     /// One more than the committed entry that says who is a member; 0 while that is being changed.
     pub settled_at: u64,
+}
+
+impl Claim {
+    /// True if each of the brokers that should hold the partition keeps up with its leader.
+    pub fn is_kept_by(&self, view: &ClusterState, nodes: &[i32]) -> bool {
+        nodes.iter().all(|node| {
+            let disk = view.brokers.get(node).map(|b| b.replica);
+            disk.is_some_and(|d| self.in_sync.contains(&d))
+        })
+    }
 }
 
 /// The number before the first change: 0 stands for "nothing told yet".

@@ -138,11 +138,7 @@ impl Ready {
                     leaderless.push(name);
                     continue;
                 };
-                let in_sync = |node: &&i32| {
-                    let disk = view.brokers.get(*node).map(|b| b.replica);
-                    disk.is_some_and(|d| claim.in_sync.contains(&d))
-                };
-                if target.iter().filter(in_sync).count() < target.len() {
+                if !claim.is_kept_by(&view, target) {
                     under_replicated.push(name);
                 }
             }

@@ -301,6 +301,7 @@ pub struct Partitions {
     pub held: usize,
     pub leading: usize,
     pub leaderless: usize,
+    pub under_replicated: usize,
     pub failed: usize,
     pub producers: usize,
     pub log_bytes: u64,
@@ -311,6 +312,11 @@ pub fn set_partitions(now: Partitions) {
     set(&PARTITIONS, &[], now.held as f64);
     set(&PARTITIONS_LEADING, &[], now.leading as f64);
     set(&PARTITIONS_LEADERLESS, &[], now.leaderless as f64);
+    set(
+        &PARTITIONS_UNDER_REPLICATED,
+        &[],
+        now.under_replicated as f64,
+    );
     set(&PARTITIONS_FAILED, &[], now.failed as f64);
     set(&PRODUCERS, &[], now.producers as f64);
     set(&STORAGE_LOG_BYTES, &[], now.log_bytes as f64);

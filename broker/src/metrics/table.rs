@@ -125,6 +125,11 @@ pub const PARTITIONS_LEADERLESS: Metric = gauge(
     &[],
     "partitions here whose leader is unknown",
 );
+pub const PARTITIONS_UNDER_REPLICATED: Metric = gauge(
+    "logd_partitions_under_replicated",
+    &[],
+    "partitions led here of which a replica is missing or does not keep up",
+);
 pub const PARTITIONS_FAILED: Metric = gauge(
     "logd_partitions_failed",
     &[],
@@ -246,6 +251,7 @@ pub const TABLE: &[Metric] = &[
     PARTITIONS,
     PARTITIONS_LEADING,
     PARTITIONS_LEADERLESS,
+    PARTITIONS_UNDER_REPLICATED,
     PARTITIONS_FAILED,
     PRODUCERS,
     RAFT_PROPOSALS,

@@ -137,10 +137,7 @@ impl Broker {
 
     /// The value of one line of `/metrics`.
     pub fn metric(&self, series: &str) -> f64 {
-        let page = self.get("/metrics");
-        let line = page.lines().find(|line| line.starts_with(series));
-        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
-        value.unwrap_or(0.0)
+        metric(self.admin, series)
     }
 
     /// Folders of logs that are there, or on their way out.
@@ -169,13 +166,7 @@ impl Broker {
 
     /// One page of the admin port.
     pub fn get(&self, path: &str) -> String {
-        use std::io::{Read, Write};
-        let mut socket = std::net::TcpStream::connect(self.admin).expect("the admin port accepts");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: logd\r\nConnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).expect("sent");
-        let mut page = String::new();
-        socket.read_to_string(&mut page).expect("a page");
-        page
+        page(self.admin, path)
     }
 
     pub async fn connect(&self) -> TcpStream {
@@ -194,6 +185,25 @@ impl Drop for Broker {
 }
 
 /// Sends one frame and reads one answer, without its size.
+/// The value of one line of a broker's `/metrics`; 0 where there is none.
+pub fn metric(admin: SocketAddr, series: &str) -> f64 {
+    let page = page(admin, "/metrics");
+    let line = page.lines().find(|line| line.starts_with(series));
+    let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    value.unwrap_or(0.0)
+}
+
+/// One page of an admin port.
+fn page(admin: SocketAddr, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(admin).expect("the admin port accepts");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: logd\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).expect("sent");
+    let mut page = String::new();
+    socket.read_to_string(&mut page).expect("a page");
+    page
+}
+
 pub async fn exchange(socket: &mut TcpStream, frame: &[u8]) -> std::io::Result<bytes::Bytes> {
     socket.write_all(frame).await?;
     let answer = async {
