@@ -2,6 +2,8 @@
 //!
 //! Promise: entries of a segment are written in order, one call per segment and round; a full disk
 //! keeps them in memory until there is space. Nothing here is synced: the checkpoint does that.
+//! A round begins a moment after its first entry came: whoever needs new entries (followers, the state
+//! machine, consumers that keep up) finds them in memory, and writes are fewer and longer.
 //! Not here: what is present (see `state`); files of dropped segments go here too, because only here
 //! is nothing being written to them.
 
@@ -16,10 +18,14 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::warn;
 
 const NO_SPACE_PAUSE: Duration = Duration::from_millis(100);
+/// How long entries stay in memory for those that need them now: some round trips of a busy cluster.
+const LINGER: Duration = Duration::from_millis(50);
+/// How often it is looked whether somebody waits for the copies or for the memory.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Jobs of one round: enough for long writes, few enough that memory is given back soon.
 const ROUND_JOBS_MAX: usize = 4096;
 
@@ -321,6 +327,13 @@ fn finish(engine: &Engine, job: Job) {
     engine.copies.done.fetch_add(1, Ordering::Release);
 }
 
+fn linger(engine: &Engine) {
+    let begun = Instant::now();
+    while begun.elapsed() < LINGER && !engine.wants_copies() {
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
 /// The copier's thread.
 pub(crate) fn run(engine: &Engine) {
     let _guard = engine.poison_on_panic("copier");
@@ -330,6 +343,7 @@ pub(crate) fn run(engine: &Engine) {
             engine
                 .copies
                 .wait(|| engine.is_closed() || engine.is_poisoned());
+            linger(engine);
         }
         let (step, holds_back) = {
             let mut copier = engine.copier.lock();

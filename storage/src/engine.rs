@@ -346,6 +346,14 @@ impl Engine {
             || self.wal_used_bytes() > self.options.wal_budget_bytes * 3 / 4
     }
 
+    /// Somebody waits for progress, or memory grows faster than it is given back.
+    pub fn wants_copies(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+            || self.tail_bytes.load(Ordering::Relaxed) > self.options.tail_budget_bytes / 4
+            || self.is_closed()
+            || self.is_poisoned()
+    }
+
     pub fn wal_used_bytes(&self) -> u64 {
         self.stats.wal_files.load(Ordering::Relaxed) * self.options.wal_file_bytes
     }
