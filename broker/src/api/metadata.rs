@@ -162,7 +162,8 @@ fn partition(
 ) -> MetadataResponsePartition {
     // A leader is named once it serves: a topic can be used the instant it is announced.
     let leadership = services.leadership(&topic.id, index);
-    let leader = leadership.and_then(|l| l.leader);
+    // Between two leaders the next is named: a client that is told of none looks again a second later.
+    let leader = leadership.and_then(|l| l.expected.or(l.leader));
     let code = if leader.is_some() {
         ErrorCode::None
     } else {

@@ -144,6 +144,7 @@ impl Services {
             .get(topic, index)
             .map(|c| Leadership {
                 leader: Some(c.node),
+                expected: None,
                 epoch: i32::try_from(c.term).unwrap_or(i32::MAX),
                 serving: false,
             });
@@ -154,6 +155,7 @@ impl Services {
             // Nobody has served yet: a topic is announced when it can be used.
             (own, None) => own.map(|own| Leadership {
                 leader: None,
+                expected: None,
                 ..own
             }),
         }
@@ -181,7 +183,8 @@ impl Services {
         let view = self.cluster.view();
         let known = view.topic_by_id(topic.1).or_else(|| view.topic(topic.0))?;
         let leadership = self.leadership(&known.id, index)?;
-        let leader_id = leadership.leader.filter(|l| *l != self.cluster.node_id())?;
+        let leader = leadership.expected.or(leadership.leader);
+        let leader_id = leader.filter(|l| *l != self.cluster.node_id())?;
         if !endpoints.iter().any(|e| e.node_id == leader_id) {
             endpoints.push(self.endpoint(leader_id, &context.listener)?);
         }

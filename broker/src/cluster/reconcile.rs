@@ -13,12 +13,12 @@ use super::state::{ClusterState, Command, Topic, TopicId};
 use crate::partition::{Partition, Registry, Spec};
 use logd_proto::Uuid;
 use logd_storage::{Disk, LogKey};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Groups opened at once: each costs a few tasks and an election, which share syncs.
 const OPENING_AT_ONCE: usize = 256;
@@ -207,14 +207,21 @@ impl Reconciler {
         let (node, released) = (self.cluster.node_id(), self.released(state, &all));
         let actions = diff(state, node, &held, &released, &self.disk.logs());
         let mut clean = true;
+        let mut deleted: BTreeMap<Uuid, usize> = BTreeMap::new();
         let mut opening = JoinSet::new();
         for action in actions {
             match action {
                 Action::Delete { topic, index } => {
-                    clean &= self.delete(topic, index, "its topic is deleted").await;
+                    let done = self.delete(topic, index, "its topic is deleted").await;
+                    *deleted.entry(topic).or_default() += usize::from(done);
+                    clean &= done;
                 }
                 Action::Release { topic, index } => {
-                    clean &= self.delete(topic, index, "it is elsewhere now").await;
+                    let done = self.delete(topic, index, "it is elsewhere now").await;
+                    if done {
+                        info!(topic_id = %TopicId(topic), partition = index, "a replica that is elsewhere now moved to the trash");
+                    }
+                    clean &= done;
                 }
                 Action::Open { topic, index } => {
                     if opening.len() >= OPENING_AT_ONCE {
@@ -227,6 +234,9 @@ impl Reconciler {
         }
         while let Some(result) = opening.join_next().await {
             clean &= self.opened(Some(result));
+        }
+        for (topic, replicas) in deleted {
+            info!(topic_id = %TopicId(topic), replicas, "a deleted topic's replicas moved to the trash");
         }
         self.reap(state).await;
         clean
@@ -293,7 +303,7 @@ impl Reconciler {
         let disk = self.disk.clone();
         match tokio::task::spawn_blocking(move || disk.delete_log(key)).await {
             Ok(Ok(())) => {
-                info!(topic_id = %TopicId(topic), partition = index, why, "replica moved to the trash");
+                debug!(topic_id = %TopicId(topic), partition = index, why, "replica moved to the trash");
                 true
             }
             Ok(Err(error)) => {

@@ -220,16 +220,26 @@ impl Partition {
         if self.is_heard() {
             return Ok(leadership);
         }
-        let taking_over = self.outlook().leads && !leadership.serving;
-        if taking_over {
-            // Whatever comes of it is looked at below.
-            drop(self.serving(TAKEOVER_PATIENCE).await);
-        }
+        // Whatever comes of it is looked at below.
+        drop(tokio::time::timeout(TAKEOVER_PATIENCE, self.taken_over()).await);
         let leadership = self.leadership();
         if self.is_heard() {
             Ok(leadership)
         } else {
             Err(not_leader(leadership))
+        }
+    }
+
+    /// Waits while this replica is to lead and does not serve yet.
+    async fn taken_over(&self) {
+        let mut changes = self.leadership_changes();
+        loop {
+            changes.mark_unchanged();
+            let role = self.group.role();
+            let is_next = role.expected == Some(self.replica);
+            if role.serving || !is_next || changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 

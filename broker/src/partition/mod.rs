@@ -46,6 +46,8 @@ use tokio::sync::{Mutex, watch};
 pub struct Leadership {
     /// The leader's node id, if known.
     pub leader: Option<i32>,
+    /// Who will lead next, as far as can be foreseen.
+    pub expected: Option<i32>,
     /// The leader epoch, which is the Raft term.
     pub epoch: i32,
     /// We lead, and everything committed before us is applied.
@@ -210,10 +212,12 @@ impl Partition {
         let Role {
             term,
             leader,
+            expected,
             serving,
         } = self.group.role();
         Leadership {
             leader: leader.and_then(|l| (self.node_of)(l)),
+            expected: expected.and_then(|l| (self.node_of)(l)),
             epoch: epoch_of(term),
             serving,
         }

@@ -95,14 +95,30 @@ pub struct Role {
     pub term: u64,
     /// The leader of `term`, once its election is known to have succeeded.
     pub leader: Option<ReplicaId>,
+    /// Who will lead next, as far as can be foreseen: to whom the leader hands over, or who was last
+    /// voted for. A guess, for whoever must be sent somewhere.
+    pub expected: Option<ReplicaId>,
     /// We lead, and every entry of earlier terms is applied.
     pub serving: bool,
+}
+
+/// How long whoever was voted for may take to lead. A majority that is there takes milliseconds.
+const HOPEFUL: Duration = Duration::from_secs(2);
+
+/// Whom this replica would have as leader of a term.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    term: u64,
+    replica: ReplicaId,
+    since: tokio::time::Instant,
 }
 
 /// The role's facts, written by the log store and the state machine.
 pub(super) struct RoleCell {
     me: ReplicaId,
+    /// The term, and who was elected in it.
     vote: Mutex<(u64, Option<ReplicaId>)>,
+    candidate: Mutex<Option<Candidate>>,
     began: AtomicU64,
     /// The leader of this term and of those before is known to lead no more.
     abandoned: AtomicU64,
@@ -118,6 +134,7 @@ impl RoleCell {
         Self {
             me,
             vote: Mutex::new((0, None)),
+            candidate: Mutex::new(None),
             began: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             heir: Mutex::new(None),
@@ -150,15 +167,19 @@ impl RoleCell {
     pub fn hands_over(&self, term: u64, leader: ReplicaId, to: ReplicaId) {
         if *self.vote.lock() == (term, Some(leader)) {
             *self.heir.lock() = Some((term, to));
+            self.tell();
         }
     }
 
     /// To whom the leader of the current term hands over, if it does.
     pub fn heir(&self) -> Option<ReplicaId> {
         let term = self.vote.lock().0;
-        let heir = *self.heir.lock();
-        heir.filter(|(in_term, _)| *in_term == term)
-            .map(|(_, to)| to)
+        self.heir_in(term)
+    }
+
+    fn heir_in(&self, term: u64) -> Option<ReplicaId> {
+        let heir = self.heir.lock().filter(|(in_term, _)| *in_term == term);
+        heir.map(|(_, to)| to)
     }
 
     /// Whether a replica with this last index may vote.
@@ -181,6 +202,11 @@ impl RoleCell {
             vote.leader_id.term,
             vote.committed.then_some(vote.leader_id.voted_for),
         );
+        *self.candidate.lock() = Some(Candidate {
+            term: vote.leader_id.term,
+            replica: vote.leader_id.voted_for,
+            since: tokio::time::Instant::now(),
+        });
         self.tell();
     }
 
@@ -201,9 +227,13 @@ impl RoleCell {
         let abandoned = term <= self.abandoned.load(Ordering::Acquire);
         let leader = leader.filter(|l| *l == self.me || !abandoned);
         let serving = leader == Some(self.me) && self.began.load(Ordering::Acquire) == term;
+        let candidate = self.candidate.lock().filter(|_| !abandoned);
+        let candidate = candidate.filter(|c| c.term == term && c.since.elapsed() < HOPEFUL);
+        let voted_for = candidate.map(|c| c.replica);
         Role {
             term,
             leader,
+            expected: self.heir_in(term).or(voted_for),
             serving,
         }
     }
@@ -528,5 +558,27 @@ mod tests {
         );
         role.leads_after_all(2, 5);
         assert_eq!(role.role().leader, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_two_leaders_the_next_is_foreseen_for_a_while() {
+        let vote = |term, replica, committed| RaftVote {
+            leader_id: LeaderId::new(term, replica),
+            committed,
+        };
+        let role = RoleCell::new(1, 0, Arc::new(|_| {}));
+        let foreseen = || (role.role().leader, role.role().expected);
+        role.saw_vote(&vote(5, 2, true));
+        assert_eq!(foreseen(), (Some(2), Some(2)));
+        role.hands_over(5, 2, 3);
+        assert_eq!(foreseen(), (Some(2), Some(3)), "it hands over");
+        role.saw_vote(&vote(6, 3, false));
+        assert_eq!(foreseen(), (None, Some(3)), "it may be elected");
+        tokio::time::advance(HOPEFUL).await;
+        assert_eq!(foreseen(), (None, None), "it was not");
+        role.saw_vote(&vote(6, 3, true));
+        assert_eq!(foreseen(), (Some(3), Some(3)));
+        role.abandoned_by(3);
+        assert_eq!(foreseen(), (None, None), "nobody sends to the dead");
     }
 }
