@@ -420,6 +420,9 @@ fn fresh_id(root: &Path) -> u128 {
     (u128::from(stir(1)) << 64) | u128::from(stir(2))
 }
 
+const NAP_MIN: Duration = Duration::from_millis(100);
+const NAP_MAX: Duration = Duration::from_secs(1);
+
 /// The keeper's thread.
 fn keep(engine: &Engine, disk: &Weak<DiskInner>) {
     let _guard = engine.poison_on_panic("keeper");
@@ -438,12 +441,15 @@ fn keep(engine: &Engine, disk: &Weak<DiskInner>) {
         empty_trash(engine);
         let mut call = engine.keeper_call.lock();
         if !std::mem::take(&mut *call) {
-            let nap = engine
+            let left = engine
                 .options
                 .checkpoint_every
-                .saturating_sub(last.elapsed())
-                .clamp(Duration::from_millis(100), Duration::from_secs(1));
-            engine.keeper_wake.wait_for(&mut call, nap);
+                .saturating_sub(last.elapsed());
+            // One that is due finds nothing to do while nobody writes: that is not looked for often.
+            let nap = if left.is_zero() { NAP_MAX } else { left };
+            engine
+                .keeper_wake
+                .wait_for(&mut call, nap.clamp(NAP_MIN, NAP_MAX));
             *call = false;
         }
     }

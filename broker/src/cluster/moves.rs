@@ -34,7 +34,7 @@ const STEP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// With something under way it is looked this often how far it is, else this often whether there is anything.
 const LOOK_SOON: Duration = Duration::from_millis(100);
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 type Key = (Uuid, i32);
 
