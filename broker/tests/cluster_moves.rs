@@ -7,12 +7,16 @@
 
 mod common;
 
-use common::members::{Consuming, Member, Producing, place, until, until_seen};
+use common::members::{Consuming, Member, Producing, log_start, place, until, until_seen};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
 const ELECTION_NOT_NEEDED: i16 = 84;
 const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
+
+/// After this long without a write a leader has to ask a majority before it proposes anything (`raft::group`).
+const LEASE: Duration = Duration::from_secs(11);
 
 /// Nothing moves, and every replica of the topic keeps up.
 async fn settled(at: &Member, topic: &str) -> Vec<(i32, Vec<i32>, Vec<i32>)> {
@@ -116,16 +120,32 @@ async fn a_move_that_cannot_end_is_shown_and_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_goes_although_nobody_writes_any_more() {
+    let members = Member::found(3).await;
+    let configs = [("segment.bytes", "16384"), ("retention.ms", "15000")];
+    members[0].create_with("old", &[&[1, 2, 3]], &configs).await;
+    let brokers: Vec<SocketAddr> = members.iter().map(|m| m.kafka).collect();
+    let producing = Producing::begin(&brokers, "old");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(producing.end() > 0);
+    // The lease runs out before the records do.
+    until("the log starts later", || log_start(&brokers, "old") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_comes_back_with_an_empty_disk_is_healed() {
     let mut members = Member::found(3).await;
     members[0]
         .create("healed", &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]])
         .await;
+    // Nobody writes to this one: its leader's lease runs out.
+    members[0].create("idle", &[&[1, 2, 3], &[2, 1, 3]]).await;
     let producing = {
         let all: Vec<SocketAddr> = members.iter().map(|m| m.kafka).collect();
         Producing::begin(&all, "healed")
     };
     settled(&members[0], "healed").await;
+    tokio::time::sleep(LEASE).await;
     members[2].kill();
     until_seen(
         "it is missed",
@@ -135,6 +155,7 @@ async fn a_broker_that_comes_back_with_an_empty_disk_is_healed() {
     .await;
     members[2].restart_wiped();
     settled(&members[0], "healed").await;
+    settled(&members[0], "idle").await;
     until_seen(
         "three vote on metadata",
         || members[0].quorum(),

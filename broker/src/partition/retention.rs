@@ -47,8 +47,7 @@ impl Partition {
     async fn move_log_start(&self, start: i64) -> Result<(), ProposeError> {
         let payload = Bytes::copy_from_slice(&start.to_be_bytes());
         self.group
-            .propose(Proposal::control(LOG_START, payload))
-            .await?
+            .propose_seldom(Proposal::control(LOG_START, payload))
             .await?;
         info!(
             topic = self.topic,

@@ -8,7 +8,7 @@
 
 use super::group::{Group, ProposeError, RoleCell};
 use super::state_machine::Apply;
-use super::types::{LeaderId, RaftVote, ReplicaId, TypeConfig, log_id};
+use super::types::{LeaderId, Outcome, Proposal, RaftVote, ReplicaId, TypeConfig, log_id};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// How long a hand-over may take before the leader steps down.
 const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// How long a majority may take to say that it follows this leader.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a replica can say about the leadership of its group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -186,6 +189,24 @@ impl<A: Apply> Group<A> {
     /// If the group's core has ended.
     pub async fn hail(&self) -> Result<(), ProposeError> {
         self.raft.trigger().heartbeat().await.map_err(stopped)
+    }
+
+    /// Proposes what comes seldom, and waits for what becomes of it.
+    ///
+    /// # Errors
+    /// As [`Group::propose`] and its answer; also if no majority follows this replica.
+    pub async fn propose_seldom(&self, proposal: Proposal) -> Result<Outcome, ProposeError> {
+        self.assure_lease().await?;
+        self.propose(proposal).await?.await
+    }
+
+    /// Before anything that is not proposed all the time: a group that nobody writes to has no lease, and
+    /// openraft refuses whoever proposes without one.
+    pub(super) async fn assure_lease(&self) -> Result<(), ProposeError> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        self.renew_lease(LEASE_PATIENCE).await
     }
 
     /// Makes sure that the leader may propose: after a silence openraft wants a majority's word first.

@@ -98,6 +98,7 @@ impl<A: Apply> Group<A> {
         &self,
         change: ChangeMembers<ReplicaId, BasicNode>,
     ) -> Result<(), ProposeError> {
+        self.assure_lease().await?;
         let changed = self.raft.change_membership(change, false).await;
         changed.map(drop).map_err(|error| match error {
             RaftError::APIError(error) => change_refused(error),

@@ -125,6 +125,16 @@ impl Member {
     }
 
     pub async fn create(&self, topic: &str, replicas: &[&[i32]]) {
+        self.create_with(topic, replicas, &[]).await;
+    }
+
+    pub async fn create_with(&self, topic: &str, replicas: &[&[i32]], configs: &[(&str, &str)]) {
+        let configs = configs.iter().map(|(name, value)| {
+            message!(create_topics_request::CreatableTopicConfig {
+                name: (*name).into(),
+                value: Some((*value).into())
+            })
+        });
         let assignments = replicas.iter().zip(0..).map(|(replicas, index)| {
             message!(create_topics_request::CreatableReplicaAssignment {
                 partition_index: index,
@@ -135,7 +145,8 @@ impl Member {
             name: topic.into(),
             num_partitions: -1,
             replication_factor: -1,
-            assignments: assignments.collect()
+            assignments: assignments.collect(),
+            configs: configs.collect()
         });
         let request = message!(CreateTopicsRequest {
             topics: vec![wanted],
@@ -299,6 +310,7 @@ fn spawn([kafka, admin, rpc]: Place, seeds: &str, data: PathBuf) -> Child {
         .arg("--data-dir")
         .arg(data)
         .env("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")
+        .env("LOGD_STORAGE__RETENTION_CHECK_INTERVAL_MS", "1000")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if !seeds.is_empty() {
@@ -383,6 +395,13 @@ impl Producing {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the producer ends well")
     }
+}
+
+/// The first offset of a topic's first partition.
+pub fn log_start(brokers: &[SocketAddr], topic: &str) -> i64 {
+    let asker: BaseConsumer = client(brokers).create().expect("a client");
+    let watermarks = asker.fetch_watermarks(topic, 0, PATIENCE);
+    watermarks.expect("its leader answers").0
 }
 
 /// A consumer of all partitions from their beginnings, which runs beside the producer.
