@@ -140,11 +140,19 @@ fn save_vote(log: &Log, vote: Bytes) -> Result<(), String> {
 
 /// Forgets a note whose replica is as far as it must be.
 pub fn end(data_dir: &Path, key: LogKey) {
+    if forget(data_dir, key) {
+        info!(log = %key, "a replica is whole again");
+    }
+}
+
+/// Forgets a note, also of a replica that is elsewhere now; false if there is none.
+pub fn forget(data_dir: &Path, key: LogKey) -> bool {
     match fs::remove_file(path_of(data_dir, key)) {
-        Ok(()) => info!(log = %key, "a replica is whole again"),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
         Err(error) => {
-            warn!(%error, "a note about healing stays; the replica waits once more after a restart")
+            warn!(%error, "a note about healing stays; the replica waits once more after a restart");
+            false
         }
     }
 }

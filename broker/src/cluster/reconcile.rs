@@ -300,8 +300,15 @@ impl Reconciler {
             topic: topic.to_bytes(),
             partition: index as u32,
         };
-        let disk = self.disk.clone();
-        match tokio::task::spawn_blocking(move || disk.delete_log(key)).await {
+        let (disk, data_dir) = (self.disk.clone(), self.data_dir.clone());
+        let deleting = move || {
+            let deleted = disk.delete_log(key);
+            if deleted.is_ok() {
+                heal::forget(&data_dir, key);
+            }
+            deleted
+        };
+        match tokio::task::spawn_blocking(deleting).await {
             Ok(Ok(())) => {
                 debug!(topic_id = %TopicId(topic), partition = index, why, "replica moved to the trash");
                 true
