@@ -224,3 +224,40 @@ async fn what_ails_a_cluster_is_said_and_nothing_is_forced() {
     members[2].restart();
     well(&members[0]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_that_cannot_end_are_cancelled_with_the_rebalance() {
+    let mut members = Member::found(3).await;
+    members[0].create("pair", &[&[1, 2]]).await;
+    members[2].kill();
+    let at = &members[0];
+    until_seen("one is away", || at.brokers(), |b| *b == [1, 2]).await;
+    assert_eq!(at.reassign("pair", 0, Some(&[1, 3])).await, 0);
+    let cancelled = at
+        .operator()
+        .await
+        .cancel_rebalance(RebalanceRequest {})
+        .await;
+    let cancelled = cancelled.expect("an answer").into_inner().moves;
+    let named = |m: &PlannedMove| (m.topic.clone(), m.partition, m.refused.clone());
+    assert_eq!(
+        cancelled.iter().map(named).collect::<Vec<_>>(),
+        [("pair".into(), 0, String::new())]
+    );
+    let back = partitions(at, "pair").await;
+    assert_eq!(back[0].target, [1, 2]);
+    assert_eq!(at.moving().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preferred_leader_that_has_been_away_leads_again() {
+    let mut members = Member::found(3).await;
+    members[1].create("led", &[&[1, 2, 3]]).await;
+    members[0].kill();
+    let leader = async || members[1].describe("led").await[0].0;
+    until_seen("another leads", leader, |leader| *leader > 1).await;
+    members[0].restart();
+    // It must have stayed for a while first.
+    let leader = async || members[1].describe("led").await[0].0;
+    until_seen("it leads again", leader, |leader| *leader == 1).await;
+}
