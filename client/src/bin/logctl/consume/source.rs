@@ -22,8 +22,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 type Key = (String, i32);
 
-// One per process: boxing the larger one would only add a word to read.
-#[allow(clippy::large_enum_variant)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one per process: boxing the larger one would only add a word to read"
+)]
 pub enum Source {
     Alone(Consumer),
     Member(GroupConsumer),
