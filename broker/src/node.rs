@@ -15,7 +15,7 @@ use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
 use crate::partition::{Clock, Partition, Registry, Spec, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
-use crate::raft::{Exchange, Links, Timers};
+use crate::raft::{Exchange, Links, Throttle, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
 use crate::topic_config::TopicDefaults;
 use logd_storage::vfs::RealFs;
@@ -41,7 +41,11 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 /// How long a start waits for whoever holds its ports and its disk.
 const PREDECESSOR: Duration = Duration::from_secs(3);
 
-/// How long a start waits for its partitions to have leaders before it serves the others.
+/// How long a start waits for partitions with replicas elsewhere to have leaders: when all brokers start at
+/// once, clients that were let in before would be told of none, and look again only later.
+const LED_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a start waits for its own partitions to have leaders before it serves the others.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -195,6 +199,7 @@ impl Node {
         let links = Links {
             transport: Arc::new(peers.clone()),
             exchange,
+            throttle: Throttle::new(config.rpc_learner_bytes_per_second),
         };
         let around = Surroundings {
             disk: disk.clone(),
@@ -342,11 +347,18 @@ impl Node {
     }
 }
 
-/// Elections of groups that are alone take milliseconds; clients that come first should find leaders.
-/// Groups with other voters do without this broker, or wait for them.
+/// Elections take milliseconds; clients that come first should find leaders. Groups with other voters are
+/// waited for only a moment: they may lack a majority, and others do not.
 async fn wait_until_serving(registry: &Registry) {
-    let mut all = registry.all();
-    all.retain(|p| p.is_alone());
+    let (all, shared): (Vec<_>, Vec<_>) = registry.all().into_iter().partition(|p| p.is_alone());
+    let led = async {
+        for partition in &shared {
+            partition.led().await;
+        }
+    };
+    if tokio::time::timeout(LED_DEADLINE, led).await.is_err() {
+        info!("some partitions have no leader yet");
+    }
     let serving = async {
         for partition in &all {
             if let Err(error) = partition.serving(ELECTION_DEADLINE).await {

@@ -135,6 +135,8 @@ pub struct Rpc {
     pub addr: String,
     /// What other brokers are told to connect to; empty: the address that was bound.
     pub advertise: String,
+    /// What replicas that do not vote yet are sent, all together: filling them leaves room for clients; 0: no limit.
+    pub learner_bytes_per_second: u64,
 }
 
 impl Default for Rpc {
@@ -142,6 +144,7 @@ impl Default for Rpc {
         Self {
             addr: "127.0.0.1:9645".into(),
             advertise: String::new(),
+            learner_bytes_per_second: 100 << 20,
         }
     }
 }

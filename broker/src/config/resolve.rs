@@ -41,6 +41,7 @@ pub struct Config {
     pub rpc_addr: SocketAddr,
     /// Host and port that other brokers are told; `None`: what was bound.
     pub rpc_advertise: Option<(String, u16)>,
+    pub rpc_learner_bytes_per_second: u64,
     pub group: GroupConfig,
     pub storage: StorageConfig,
     pub limits: LimitsConfig,
@@ -158,6 +159,7 @@ impl TryFrom<Raw> for Config {
             admin_addr,
             rpc_addr,
             rpc_advertise,
+            rpc_learner_bytes_per_second: raw.rpc.learner_bytes_per_second,
             group: GroupConfig {
                 initial_rebalance_delay_ms: g.initial_rebalance_delay_ms,
                 min_session_timeout_ms: g.min_session_timeout_ms,

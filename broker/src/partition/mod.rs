@@ -394,6 +394,17 @@ impl Partition {
         matches!(tokio::time::timeout(patience, there).await, Ok(Ok(_)))
     }
 
+    /// Waits until somebody leads, as far as is known here.
+    pub async fn led(&self) {
+        let mut changes = self.leadership_changes();
+        loop {
+            changes.mark_unchanged();
+            if self.outlook().leader.is_some() || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Wakes whenever [`Partition::leadership`] may have changed.
     pub fn leadership_changes(&self) -> watch::Receiver<()> {
         self.group.role_changes()

@@ -53,6 +53,7 @@ async fn opened_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         timers: Timers::None,
         links: Links {
             transport: Arc::new(crate::raft::Alone),
+            throttle: crate::raft::Throttle::new(0),
             exchange: crate::raft::Exchange::new(
                 Arc::new(|_| false),
                 Arc::new(|| true),

@@ -7,6 +7,7 @@
 //! for ever.
 //! Not here: bytes and sockets, and who may connect at all (`peers`).
 
+use super::candidacy::Candidacy;
 use super::group::{GroupSpec, RoleCell, Timers};
 use super::state_machine::{Apply, Machine};
 use super::types::{ReplicaId, TypeConfig};
@@ -25,6 +26,8 @@ use std::sync::Arc;
 trait Member: Send + Sync {
     fn replica(&self) -> ReplicaId;
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind>;
+    /// Whether a replica votes in the group.
+    fn votes(&self, replica: ReplicaId) -> bool;
 }
 
 /// Whether a disk's broker has been heard a moment ago.
@@ -72,18 +75,31 @@ impl Exchange {
         let door = Door {
             replica: spec.replica,
             raft,
+            candidacy: self.candidacy(role.clone(), log),
             role,
-            log,
             timers: spec.timers,
             hears: self.hears.clone(),
-            vetted: self.vetted.clone(),
             room: spec.client_data.then(|| self.room.clone()),
         };
         self.groups.write().insert(key, Arc::new(door));
     }
 
+    pub(super) fn candidacy(&self, role: Arc<RoleCell>, log: Log) -> Candidacy {
+        Candidacy {
+            vetted: self.vetted.clone(),
+            role,
+            log,
+        }
+    }
+
     pub(super) fn close(&self, key: &LogKey) {
         self.groups.write().remove(key);
+    }
+
+    /// Whether a replica votes in a group that is open here.
+    pub(super) fn votes(&self, key: &LogKey, replica: ReplicaId) -> bool {
+        let member = self.groups.read().get(key).cloned();
+        member.is_some_and(|member| member.votes(replica))
     }
 
     /// Hands a message to its group; the answer is a message too.
@@ -116,10 +132,9 @@ struct Door<A: Apply> {
     replica: ReplicaId,
     raft: Raft<TypeConfig, Machine<A>>,
     role: Arc<RoleCell>,
-    log: Log,
+    candidacy: Candidacy,
     timers: Timers,
     hears: Hears,
-    vetted: Vetted,
     /// For groups of clients' records: on a full disk they wait, what the broker itself needs goes on.
     room: Option<Room>,
 }
@@ -127,13 +142,8 @@ struct Door<A: Apply> {
 impl<A: Apply> Door<A> {
     /// Why a candidate gets no vote here.
     fn refusal(&self, request: &rpc::VoteRequest) -> Option<String> {
-        if !(self.vetted)() {
-            return Some(
-                "this broker has just started, and waits for what others know of its disk".into(),
-            );
-        }
-        if !self.is_whole() {
-            return Some("this replica does not hold yet what it had before it was damaged".into());
+        if let Some(obstacle) = self.candidacy.obstacle() {
+            return Some(obstacle.into());
         }
         let candidate = request.vote.map(|v| v.voted_for);
         let leader = self.role.elected().filter(|l| Some(*l) != candidate)?;
@@ -141,11 +151,6 @@ impl<A: Apply> Door<A> {
             self.timers == Timers::Own || (candidate.is_some() && candidate == self.role.heir());
         let heard = leader == self.replica && self.leads() || (self.hears)(leader);
         (!free && heard).then(|| format!("this broker hears the group's leader, disk {leader}"))
-    }
-
-    fn is_whole(&self) -> bool {
-        let last = self.log.bounds().last;
-        self.role.may_vote(last.map_or(0, |id| id.index))
     }
 
     fn has_room(&self) -> bool {
@@ -168,6 +173,13 @@ impl<A: Apply> Member for Door<A> {
         self.replica
     }
 
+    fn votes(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.any(|voter| voter == replica)
+    }
+
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind> {
         match &kind {
             Kind::Append(request) if !request.entries.is_empty() && !self.has_room() => {
@@ -179,11 +191,13 @@ impl<A: Apply> Member for Door<A> {
                     return Box::pin(std::future::ready(Kind::Refused(why)));
                 }
             }
-            Kind::Transfer(request) if request.to == self.replica && !self.is_whole() => {
-                let why = "this replica does not hold yet what it had before it was damaged";
-                return Box::pin(std::future::ready(Kind::Refused(why.into())));
+            Kind::Transfer(request) => {
+                let is_heir = request.to == self.replica;
+                if let Some(why) = self.candidacy.obstacle().filter(|_| is_heir) {
+                    return Box::pin(std::future::ready(Kind::Refused(why.into())));
+                }
+                self.note_heir(request);
             }
-            Kind::Transfer(request) => self.note_heir(request),
             _ => {}
         }
         let raft = self.raft.clone();

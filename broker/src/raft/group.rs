@@ -8,6 +8,7 @@ use super::log_store::LogStore;
 use super::mutants::restores_leaders;
 use super::network::{Network, Transport};
 use super::state_machine::{Apply, Machine};
+use super::throttle::Throttle;
 use super::types::{Outcome, Proposal, RaftVote, ReplicaId, Stamp, TypeConfig};
 use crate::metrics;
 use logd_storage::{Log, LogKey};
@@ -31,6 +32,8 @@ use tokio::sync::oneshot;
 pub struct Links {
     pub transport: Arc<dyn Transport>,
     pub exchange: Exchange,
+    /// What replicas that do not vote are sent.
+    pub throttle: Throttle,
 }
 
 /// Is told whenever a group's role may have changed. Called with a lock held: be quick.
@@ -286,6 +289,9 @@ impl<A: Apply> Group<A> {
         let network = Network {
             key,
             transport: spec.links.transport.clone(),
+            exchange: spec.links.exchange.clone(),
+            throttle: spec.links.throttle.clone(),
+            candidacy: spec.links.exchange.candidacy(role.clone(), log.clone()),
         };
         let raft = Raft::new(spec.replica, config, network, store, machine.clone())
             .await

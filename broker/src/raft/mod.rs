@@ -6,6 +6,7 @@
 //! Not here: topics, offsets' meaning, sequences (see `partition`), what a metadata command says
 //! (see `cluster`), and the bytes on disk (see `logd_storage`).
 
+mod candidacy;
 mod codec;
 mod exchange;
 mod group;
@@ -16,6 +17,7 @@ mod mutants;
 mod network;
 mod runtime;
 mod state_machine;
+mod throttle;
 mod types;
 mod wire;
 
@@ -32,4 +34,5 @@ pub use mutants::restore_leaders;
 pub use network::{Alone, CallError, Transport};
 pub use runtime::{off_the_loop, seed_randomness};
 pub use state_machine::{Apply, Committed};
+pub use throttle::Throttle;
 pub use types::{ControlKind, EntryKind, Outcome, Proposal, ReplicaId, Stamp, unstamped};

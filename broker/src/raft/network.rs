@@ -7,7 +7,10 @@
 //! sync, do not hold back the next. An answer that is not a success ends the row, and openraft begins anew.
 //! Not here: connections (whoever implements [`Transport`]).
 
-use super::types::{LogId, RaftVote, ReplicaId, TypeConfig};
+use super::candidacy::Candidacy;
+use super::exchange::Exchange;
+use super::throttle::Throttle;
+use super::types::{LogId, Payload, RaftEntry, RaftVote, ReplicaId, TypeConfig};
 use super::wire::{self, WireError};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -83,6 +86,9 @@ impl Transport for Alone {
 pub(super) struct Network {
     pub key: LogKey,
     pub transport: Arc<dyn Transport>,
+    pub candidacy: Candidacy,
+    pub exchange: Exchange,
+    pub throttle: Throttle,
 }
 
 type Replies<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
@@ -91,6 +97,9 @@ pub(super) struct Peer {
     key: LogKey,
     to: ReplicaId,
     transport: Arc<dyn Transport>,
+    candidacy: Candidacy,
+    exchange: Exchange,
+    throttle: Throttle,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -101,6 +110,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             key: self.key,
             to: target,
             transport: self.transport.clone(),
+            candidacy: self.candidacy.clone(),
+            exchange: self.exchange.clone(),
+            throttle: self.throttle.clone(),
         }
     }
 }
@@ -155,6 +167,14 @@ impl Peer {
 fn unexpected(to: ReplicaId, answer: &Kind) -> RPCError<TypeConfig> {
     let why = format!("replica {to} answered {answer:?} to something else");
     RPCError::Network(NetworkError::new(&io::Error::other(why)))
+}
+
+fn bytes_of(request: &AppendEntriesRequest<TypeConfig>) -> u64 {
+    let of = |entry: &RaftEntry| match &entry.payload {
+        Payload::Normal(proposal) => proposal.head.len() + proposal.body.len(),
+        Payload::Blank | Payload::Membership(_) => 0,
+    };
+    request.entries.iter().map(of).sum::<usize>() as u64
 }
 
 /// Passes answers on up to the first that is no full success: what was sent behind it is void.
@@ -214,6 +234,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let peer: &'s Peer = self;
+        let input = input.then(move |request| async move {
+            if !peer.exchange.votes(&peer.key, peer.to) {
+                peer.throttle.take(bytes_of(&request)).await;
+            }
+            request
+        });
         let answers = input.map(move |request| {
             let last = request.entries.last().map(|e| e.log_id());
             let last = last.or(request.prev_log_id);
@@ -290,6 +316,10 @@ impl Peer {
         pre_vote: bool,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if let Some(obstacle) = self.candidacy.obstacle() {
+            let why = io::Error::other(obstacle);
+            return Err(RPCError::Network(NetworkError::new(&why)));
+        }
         let kind = Kind::Vote(wire::ask_vote_out(&request, pre_vote));
         match self.call(kind, option.soft_ttl()).await? {
             Kind::Voted(response) => wire::voted_in(response).map_err(not_understood),

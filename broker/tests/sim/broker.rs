@@ -193,6 +193,7 @@ impl Broker {
 
     fn links(&self, up: &Up) -> raft::Links {
         raft::Links {
+            throttle: raft::Throttle::new(0),
             transport: Arc::new(up.links.clone()),
             exchange: up.exchange.clone(),
         }
