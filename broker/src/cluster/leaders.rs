@@ -97,6 +97,13 @@ impl Leaders {
         self.table.read().claims.get(&(*topic, index)).cloned()
     }
 
+    /// Disks that are being written to somewhere and do not vote there yet.
+    pub fn learners(&self) -> BTreeSet<ReplicaId> {
+        let table = self.table.read();
+        let learners = table.claims.values().flat_map(|claim| &claim.learners);
+        learners.copied().collect()
+    }
+
     /// Wakes whenever a claim was noted.
     pub fn watch(&self) -> watch::Receiver<()> {
         self.heard.subscribe()

@@ -1,7 +1,8 @@
 //! Gives leadership back to preferred leaders, slowly, after they have returned.
 //!
 //! A broker that was away leads nothing when it comes back, and the others lead more than their share.
-//! Nothing waits for this: a few hand-overs at a time, and only to brokers that have stayed for a while.
+//! Nothing waits for this: a few hand-overs at a time, and only to brokers that have stayed for a while and
+//! have caught up everywhere.
 //! Not here: which broker is preferred (the first of a partition's replicas), and asking for it at once.
 
 use super::controller::Cluster;
@@ -49,10 +50,11 @@ pub async fn keep_preferred_leaders(cluster: Arc<Cluster>, registry: Arc<Registr
                 _ => drop(there.remove(&disk)),
             }
         }
+        // A disk that is being filled has enough to do: whoever it led would wait.
+        let filling = cluster.leaders().learners();
         let stayed = |disk| {
-            there
-                .get(&disk)
-                .is_some_and(|(_, since)| since.elapsed() >= STAYED)
+            let since = there.get(&disk).map(|(_, since)| since.elapsed());
+            since.is_some_and(|since| since >= STAYED) && !filling.contains(&disk)
         };
         let state = cluster.view();
         let all = registry.all().into_iter();
