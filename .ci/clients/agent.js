@@ -44,11 +44,21 @@ function serveMode(bootstrap) {
     try {
       const messages = records.map(r => ({ key: unb64(r.k), value: unb64(r.v), partition: r.p ?? undefined, timestamp: r.ts == null ? undefined : String(r.ts), headers: headerMap(r.h) }));
       const acks = [];
+      // kafkajs forgets a partition whose leader moves, between two tries, to a broker that has answered already
+      // (sendMessages.js, 2.2: brokersWithoutResponse). What is not in the answer was not acknowledged.
+      const sent = async rest => {
+        const next = new Map();
+        while (rest.length) {
+          const answer = await producer.send({ topic, compression: CODECS[codec], messages: rest });
+          for (const a of answer) next.set(a.partition, Number(a.baseOffset));
+          rest = rest.filter(m => m.partition !== undefined && !next.has(m.partition));
+        }
+        return next;
+      };
       const chunk = pace ? 50 : messages.length;
       for (let at = 0; at < messages.length; at += chunk) {
         // The answer names a base offset per partition, from which each record's follows.
-        const answer = await producer.send({ topic, compression: CODECS[codec], messages: messages.slice(at, at + chunk) });
-        const next = new Map(answer.map(a => [a.partition, Number(a.baseOffset)]));
+        const next = await sent(messages.slice(at, at + chunk));
         for (const r of records.slice(at, at + chunk)) {
           const offset = next.get(r.p);
           next.set(r.p, offset + 1);

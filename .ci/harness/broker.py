@@ -151,9 +151,9 @@ class Member(Logd):
     rpc = seeds = None
 
     def command(self):
-        seeds = [word for seed in self.seeds for word in ("--seed", f"{HOST}:{seed}")]
+        seeds = ",".join(f"{HOST}:{seed}" for seed in self.seeds)
         return [self.binary, "--data-dir", str(self.data), "--kafka-addr", f"{HOST}:{self.port}",
-                "--admin-addr", f"{HOST}:0", "--rpc-addr", f"{HOST}:{self.rpc}", *seeds]
+                "--admin-addr", f"{HOST}:0", "--rpc-addr", f"{HOST}:{self.rpc}", "--seed", seeds]
 
 
 class Cluster:

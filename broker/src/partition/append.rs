@@ -102,6 +102,13 @@ pub(super) struct Queue {
     proposed: Option<(i32, Instant)>,
 }
 
+impl Queue {
+    /// The next proposal asks a majority first.
+    pub(super) fn forget_lease(&mut self) {
+        self.proposed = None;
+    }
+}
+
 /// A batch on its way. Dropping it does not take the batch back.
 pub struct Appending(State);
 
@@ -254,8 +261,12 @@ impl Partition {
         let kept = queue
             .proposed
             .is_some_and(|(term, at)| term == leadership.epoch && now - at < LEASE_KEPT);
+        if self.group.is_alone() {
+            queue.forget_lease();
+            return Ok(());
+        }
         queue.proposed = Some((leadership.epoch, now));
-        if kept || self.group.is_alone() {
+        if kept {
             return Ok(());
         }
         let renewed = self.group.renew_lease(LEASE_PATIENCE).await;

@@ -241,6 +241,10 @@ impl Partition {
     /// # Errors
     /// As [`Partition::add_learner`].
     pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
+        // Who votes decides whose word the lease is: a proposal between the change and their first word
+        // would be refused, and leave a hole among a producer's batches behind it.
+        let mut queue = self.queue.lock().await;
+        queue.forget_lease();
         self.group.set_voters(voters).await
     }
 

@@ -378,7 +378,9 @@ impl Producing {
             while !told.load(Ordering::Relaxed) {
                 let (key, value) = (format!("k{}", sent % 31), sent.to_string());
                 let record = BaseRecord::to(&topic).key(&key).payload(&value);
-                producer.send(record).unwrap_or_else(|(e, _)| panic!("{e}"));
+                if let Err((error, _)) = producer.send(record) {
+                    panic!("{error}: {:?}", producer.client().fatal_error());
+                }
                 sent += 1;
                 std::thread::sleep(Duration::from_millis(1));
             }
