@@ -6,7 +6,8 @@
 //! it goes to whoever is next whether or not that one is looked at; so nobody waits for it in a future
 //! that its owner may stop polling (see [`Waiting`]).
 
-use super::producers::{Flights, Mark, Sequence, Verdict};
+use super::line::Place;
+use super::producers::{Flights, Sequence, Verdict};
 use super::{Leadership, Partition};
 use crate::raft::{Pending, Proposal, ProposeError};
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How long a batch may wait for the flights before it, and an entry for its commit. Past it the
 /// outcome is unknown, which clients meet with a retry.
@@ -152,7 +153,10 @@ impl Future for Appending {
             State::Flying { partition, pending } => {
                 Pin::new(pending).poll(cx).map(|outcome| match outcome {
                     Ok(outcome) => Ok(partition.appended(outcome.base_offset, None)),
-                    Err(error) => Err(partition.append_failed(error)),
+                    Err(error) => {
+                        partition.lines.wake();
+                        Err(partition.append_failed(error))
+                    }
                 })
             }
         }
@@ -207,17 +211,22 @@ impl Partition {
         let leadership = self.lead().await?;
         self.keep_lease(&mut queue, leadership).await?;
         let Some(sequence) = batch.sequence() else {
-            return self.propose(batch).await;
+            let pending = self.propose(batch).await?;
+            return Ok(self.flying(pending));
         };
-        match self.judge(&mut queue, leadership, &sequence) {
+        let verdict = if self.lines.has(sequence.producer_id) {
+            Verdict::Wait
+        } else {
+            self.judge(&mut queue, leadership, &sequence)
+        };
+        match verdict {
             Verdict::Append => self.take_off(&mut queue, batch, sequence).await,
-            Verdict::Duplicate(mark) => Ok(Appending(State::Ready(Some(Ok(self.duplicate(mark)))))),
             Verdict::Wait => {
-                let waiting = tokio::spawn(self.clone().after_flights(batch, sequence));
+                let place = self.lines.join(sequence.producer_id);
+                let waiting = tokio::spawn(self.clone().after_flights(batch, sequence, place));
                 Ok(Appending(State::Waiting(Waiting(waiting))))
             }
-            Verdict::OutOfOrder { expected } => Err(out_of_order(&sequence, expected)),
-            Verdict::Fenced { current } => Err(fenced(&sequence, current)),
+            verdict => self.settle(verdict, &sequence),
         }
     }
 
@@ -297,63 +306,87 @@ impl Partition {
         batch: ValidBatch,
         sequence: Sequence,
     ) -> Result<Appending, AppendError> {
-        let flying = self.propose(batch).await?;
-        queue.flights.took_off(sequence);
-        Ok(flying)
+        let pending = self.propose(batch).await?;
+        queue.flights.took_off(sequence, pending.refusal());
+        Ok(self.flying(pending))
     }
 
-    async fn propose(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
+    async fn propose(&self, batch: ValidBatch) -> Result<Pending, AppendError> {
         let records = batch.records();
         let proposal = Proposal::data(batch.bytes, records, batch.header.max_timestamp);
-        let pending = self
-            .group
-            .propose(proposal)
-            .await
-            .map_err(|e| self.append_failed(e))?;
-        Ok(Appending(State::Flying {
-            partition: self.clone(),
-            pending,
-        }))
+        let proposed = self.group.propose(proposal).await;
+        proposed.map_err(|e| self.append_failed(e))
     }
 
-    /// Judges again whenever something was committed, until the flights before the batch have landed.
+    fn flying(self: &Arc<Self>, pending: Pending) -> Appending {
+        Appending(State::Flying {
+            partition: self.clone(),
+            pending,
+        })
+    }
+
+    /// Waits in the producer's line, takes off, and lands.
     async fn after_flights(
         self: Arc<Self>,
         batch: ValidBatch,
         sequence: Sequence,
+        place: Place,
     ) -> Result<Appended, AppendError> {
-        let mut committed = self.progress();
-        let waiting = async {
-            loop {
-                committed.mark_unchanged();
-                {
-                    let mut queue = self.queue.lock().await;
-                    let leadership = self.leadership();
-                    if !leadership.serving {
-                        return Err(not_leader(leadership));
-                    }
-                    match self.judge(&mut queue, leadership, &sequence) {
-                        Verdict::Duplicate(mark) => return Ok(self.duplicate(mark)),
-                        Verdict::OutOfOrder { expected } => {
-                            return Err(out_of_order(&sequence, expected));
-                        }
-                        Verdict::Fenced { current } => return Err(fenced(&sequence, current)),
-                        Verdict::Append => {
-                            let flying = self.take_off(&mut queue, batch.clone(), sequence).await;
-                            drop(queue);
-                            return flying?.await;
-                        }
-                        Verdict::Wait => {}
-                    }
+        let deadline = Instant::now() + OUTCOME_DEADLINE;
+        let flying = timeout_at(deadline, self.turn(batch, sequence, &place)).await;
+        // It flies, or it never will: the next in line sees why.
+        drop(place);
+        let flying = flying.unwrap_or(Err(AppendError::Unknown))?;
+        let landed = timeout_at(deadline, flying).await;
+        landed.unwrap_or(Err(AppendError::Unknown))
+    }
+
+    /// Judges again whenever something was committed, until the flights before the batch have landed and
+    /// it is the producer's first in line.
+    async fn turn(
+        self: &Arc<Self>,
+        batch: ValidBatch,
+        sequence: Sequence,
+        place: &Place,
+    ) -> Result<Appending, AppendError> {
+        loop {
+            let moved = place.moved();
+            if place.is_first() {
+                let mut queue = self.queue.lock().await;
+                let leadership = self.leadership();
+                if !leadership.serving {
+                    return Err(not_leader(leadership));
                 }
-                if committed.changed().await.is_err() {
-                    return Err(AppendError::Unknown);
+                match self.judge(&mut queue, leadership, &sequence) {
+                    Verdict::Append => return self.take_off(&mut queue, batch, sequence).await,
+                    Verdict::Wait => {}
+                    verdict => return self.settle(verdict, &sequence),
                 }
             }
-        };
-        tokio::time::timeout(OUTCOME_DEADLINE, waiting)
-            .await
-            .unwrap_or(Err(AppendError::Unknown))
+            moved.await;
+        }
+    }
+
+    /// What needs no flight.
+    fn settle(&self, verdict: Verdict, sequence: &Sequence) -> Result<Appending, AppendError> {
+        match verdict {
+            Verdict::Duplicate(mark) => {
+                let there = self.appended(mark.base_offset, Some(mark.timestamp));
+                Ok(Appending(State::Ready(Some(Ok(there)))))
+            }
+            Verdict::OutOfOrder { expected } => Err(AppendError::OutOfOrderSequence {
+                producer_id: sequence.producer_id,
+                found: sequence.first,
+                expected,
+            }),
+            Verdict::Fenced { current } => Err(AppendError::InvalidProducerEpoch {
+                producer_id: sequence.producer_id,
+                found: sequence.epoch,
+                current,
+            }),
+            // Both are for whoever holds the queue.
+            Verdict::Append | Verdict::Wait => Err(AppendError::Unknown),
+        }
     }
 
     fn appended(&self, base_offset: i64, duplicate_of: Option<i64>) -> Appended {
@@ -362,10 +395,6 @@ impl Partition {
             log_start: self.progress.log_start(),
             duplicate_of,
         }
-    }
-
-    fn duplicate(&self, mark: Mark) -> Appended {
-        self.appended(mark.base_offset, Some(mark.timestamp))
     }
 
     fn append_failed(&self, error: ProposeError) -> AppendError {
@@ -383,21 +412,5 @@ fn not_leader(leadership: Leadership) -> AppendError {
     AppendError::NotLeader {
         leader: leadership.leader,
         epoch: leadership.epoch,
-    }
-}
-
-fn out_of_order(s: &Sequence, expected: i32) -> AppendError {
-    AppendError::OutOfOrderSequence {
-        producer_id: s.producer_id,
-        found: s.first,
-        expected,
-    }
-}
-
-fn fenced(s: &Sequence, current: i16) -> AppendError {
-    AppendError::InvalidProducerEpoch {
-        producer_id: s.producer_id,
-        found: s.epoch,
-        current,
     }
 }

@@ -5,6 +5,7 @@
 //! Not here: topics' names in requests, error codes, and how entries become durable.
 
 mod append;
+mod line;
 mod lookup;
 mod producers;
 mod read;
@@ -31,6 +32,7 @@ use crate::raft::{
 use crate::topic_config::TopicConfig;
 use append::Queue;
 use bytes::Bytes;
+use line::Lines;
 use logd_proto::Uuid;
 use logd_proto::record_batch::{HEADER_BYTES, patched_header};
 use logd_storage::{Disk, Log, LogKey};
@@ -132,6 +134,7 @@ pub struct Partition {
     group: Group<Replica>,
     progress: Arc<Progress>,
     queue: Mutex<Queue>,
+    lines: Arc<Lines>,
     traffic: Arc<TopicTraffic>,
 }
 
@@ -152,7 +155,9 @@ impl Partition {
     /// If its files are fenced, or its group does not start.
     pub async fn open(spec: Spec, disk: Disk, log: Log) -> Result<Arc<Self>, OpenError> {
         log.set_options(spec.config.log_options());
-        let progress = Progress::new();
+        let lines = Lines::new();
+        let progress = Progress::new(lines.clone());
+        let (woken, told) = (lines.clone(), spec.on_role);
         let replica = Replica::new(
             log.clone(),
             progress.clone(),
@@ -168,7 +173,10 @@ impl Partition {
             floor: spec.floor,
             client_data: !spec.internal,
             links: spec.links,
-            on_role: spec.on_role,
+            on_role: Arc::new(move |role| {
+                told(role);
+                woken.wake();
+            }),
         };
         let group = Group::open(group, log.clone(), replica).await?;
         Ok(Arc::new(Self {
@@ -189,6 +197,7 @@ impl Partition {
             group,
             progress,
             queue: Mutex::new(Queue::default()),
+            lines,
         }))
     }
 

@@ -6,6 +6,7 @@
 //! could change it, the verdict is to wait.
 //! Source: KIP-98; Kafka's `ProducerStateManager` and `ProducerAppendInfo` for the rules.
 
+use crate::raft::Refusal;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
 
@@ -224,10 +225,11 @@ fn decode_mark(bytes: &mut Bytes) -> Option<Mark> {
 const SWEEP_AT: usize = 1024;
 
 /// A batch in flight, with its place among all flights: they land in that order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Flight {
     number: u64,
     sequence: Sequence,
+    refusal: Refusal,
 }
 
 /// The leader's view of what it proposed and has not seen applied.
@@ -278,6 +280,7 @@ impl Flights {
     /// A producer's latest batch that is still in the air.
     fn last_flying(&mut self, committed: &Producers, producer_id: i64) -> Option<Sequence> {
         let flying = self.by_id.get_mut(&producer_id)?;
+        flying.retain(|f| !f.refusal.is_certain());
         // The latest that is committed: more may have landed than are remembered.
         let seen = flying.iter().rfind(|f| committed.holds(&f.sequence));
         self.landed = self.landed.max(seen.map_or(0, |f| f.number));
@@ -303,13 +306,18 @@ impl Flights {
         self.sweep_at = SWEEP_AT.max(2 * self.by_id.len());
     }
 
-    pub fn took_off(&mut self, sequence: Sequence) {
+    /// A batch was proposed; a flight that is refused lands nowhere, and is forgotten.
+    pub fn took_off(&mut self, sequence: Sequence, refusal: Refusal) {
         self.taken_off += 1;
         let number = self.taken_off;
         self.by_id
             .entry(sequence.producer_id)
             .or_default()
-            .push_back(Flight { number, sequence });
+            .push_back(Flight {
+                number,
+                sequence,
+                refusal,
+            });
     }
 }
 
@@ -406,7 +414,7 @@ mod tests {
         let (mut f, none) = (Flights::default(), Producers::default());
         for first in 0..5 {
             assert_eq!(f.judge(1, &none, &seq(0, first, 1)), Verdict::Append);
-            f.took_off(seq(0, first, 1));
+            f.took_off(seq(0, first, 1), Refusal::default());
         }
         assert_eq!(
             f.judge(1, &none, &seq(0, 9, 1)),
@@ -434,7 +442,7 @@ mod tests {
         let (mut f, none) = (Flights::default(), Producers::default());
         for first in 0..8 {
             assert_eq!(f.judge(1, &none, &seq(0, first, 1)), Verdict::Append);
-            f.took_off(seq(0, first, 1));
+            f.took_off(seq(0, first, 1), Refusal::default());
         }
         let batches: Vec<_> = (0..8).map(|first| (0, first, 1)).collect();
         let landed = committed(&batches);
@@ -455,8 +463,8 @@ mod tests {
     fn a_flight_that_landed_and_whose_producer_was_forgotten_is_not_waited_for() {
         let (mut f, mut p) = (Flights::default(), Producers::default());
         let other = Sequence::new(P + 1, 0, 0, 1);
-        f.took_off(seq(0, 0, 1));
-        f.took_off(other);
+        f.took_off(seq(0, 0, 1), Refusal::default());
+        f.took_off(other, Refusal::default());
         p.record(seq(0, 0, 1), 0, 0, 0);
         p.record(other, 1, 0, 5_000);
         p.expire(5_000, 1_000);
@@ -470,7 +478,7 @@ mod tests {
         for id in 0..10 * SWEEP_AT as i64 {
             let s = Sequence::new(id, 0, 0, 1);
             assert_eq!(f.judge(1, &p, &s), Verdict::Append);
-            f.took_off(s);
+            f.took_off(s, Refusal::default());
             p.record(s, id, 0, 0);
         }
         assert!(f.by_id.len() <= SWEEP_AT, "{} kept", f.by_id.len());
@@ -480,8 +488,20 @@ mod tests {
     fn flights_die_with_the_leaders_term() {
         let (mut f, none) = (Flights::default(), Producers::default());
         assert_eq!(f.judge(1, &none, &seq(0, 0, 1)), Verdict::Append);
-        f.took_off(seq(0, 0, 1));
+        f.took_off(seq(0, 0, 1), Refusal::default());
         assert_eq!(f.judge(2, &none, &seq(0, 0, 1)), Verdict::Append);
+    }
+
+    #[test]
+    fn a_flight_that_was_refused_is_not_waited_for_and_what_follows_it_is_a_gap() {
+        let (mut f, p) = (Flights::default(), committed(&[(0, 0, 1)]));
+        let refusal = Refusal::default();
+        f.took_off(seq(0, 1, 1), refusal.clone());
+        assert_eq!(f.judge(0, &p, &seq(0, 1, 1)), Verdict::Wait);
+        refusal.set();
+        let gap = f.judge(0, &p, &seq(0, 2, 1));
+        assert_eq!(gap, Verdict::OutOfOrder { expected: 1 });
+        assert_eq!(f.judge(0, &p, &seq(0, 1, 1)), Verdict::Append);
     }
 
     #[test]
@@ -532,7 +552,7 @@ mod tests {
                 let s = seq(0, first, 1);
                 if f.judge(1, &p, &s) == Verdict::Append {
                     prop_assert_eq!(first, next);
-                    f.took_off(s);
+                    f.took_off(s, Refusal::default());
                     flying.push_back(s);
                 }
                 if land && let Some(s) = flying.pop_front() {

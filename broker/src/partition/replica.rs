@@ -5,6 +5,7 @@
 //! whoever is woken by it finds what it was woken for.
 //! Not here: leadership, proposals, bytes of records.
 
+use super::line::Lines;
 use super::producers::{Producers, Sequence};
 use crate::raft::{Apply, Committed, ControlKind, EntryKind};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -33,11 +34,14 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 pub struct Progress {
     high_watermark: watch::Sender<i64>,
     log_start: AtomicI64,
+    /// Batches that wait for others to be committed.
+    lines: Arc<Lines>,
 }
 
 impl Progress {
-    pub fn new() -> Arc<Self> {
+    pub fn new(lines: Arc<Lines>) -> Arc<Self> {
         Arc::new(Self {
+            lines,
             high_watermark: watch::channel(0).0,
             log_start: AtomicI64::new(0),
         })
@@ -56,11 +60,14 @@ impl Progress {
     }
 
     fn advance(&self, to: i64) {
-        self.high_watermark.send_if_modified(|hw| {
+        let moved = self.high_watermark.send_if_modified(|hw| {
             let forward = to > *hw;
             *hw = to.max(*hw);
             forward
         });
+        if moved {
+            self.lines.wake();
+        }
     }
 }
 

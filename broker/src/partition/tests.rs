@@ -2,6 +2,7 @@
 
 use super::producers::Sequence;
 use super::*;
+use crate::raft::Refusal;
 use logd_proto::record_batch::{BatchBuilder, BatchHeader};
 use logd_storage::vfs::{Fault, RealFs, SimFs};
 use logd_storage::{DiskOptions, LogKey};
@@ -97,7 +98,7 @@ async fn a_batch_that_waits_for_its_turn_does_not_stop_the_connection_that_holds
     let mut queue = partition.queue.lock().await;
     let ghost = Sequence::new(9, 0, 0, 1);
     partition.judge(&mut queue, partition.leadership(), &ghost);
-    queue.flights.took_off(ghost);
+    queue.flights.took_off(ghost, Refusal::default());
     drop(queue);
     let mut waiting = partition.append(numbered(9, 5)).await.unwrap();
     assert!(!glance(&mut waiting).await, "it waits");
@@ -148,6 +149,36 @@ async fn a_gap_is_refused_only_once_nothing_flies_before_it() {
     };
     assert_eq!(gap.unwrap_err(), expected);
     assert_eq!(landed(first).await.unwrap().base_offset, 0);
+}
+
+// A client that is told of a gap where it left none gives up for good.
+#[tokio::test]
+async fn batches_that_are_sent_again_are_judged_in_the_order_they_come() {
+    let (_dir, partition) = open().await;
+    let first = partition.append(numbered(9, 0)).await.unwrap();
+    landed(first).await.unwrap();
+    let refusal = Refusal::default();
+    let mut queue = partition.queue.lock().await;
+    partition.judge(
+        &mut queue,
+        partition.leadership(),
+        &Sequence::new(9, 0, 1, 1),
+    );
+    let ghost = Sequence::new(9, 0, 1, 1);
+    queue.flights.took_off(ghost, refusal.clone());
+    drop(queue);
+    let mut again = Vec::new();
+    for first in 1..4 {
+        again.push(partition.append(numbered(9, first)).await.unwrap());
+    }
+    for waiting in &mut again {
+        assert!(!glance(waiting).await, "what flies may land, or not");
+    }
+    refusal.set();
+    partition.lines.wake();
+    for (waiting, offset) in again.into_iter().zip(1..) {
+        assert_eq!(landed(waiting).await.unwrap().base_offset, offset);
+    }
 }
 
 #[tokio::test]

@@ -18,11 +18,12 @@ use openraft::impls::BasicNode;
 use openraft::raft::{ClientWriteResult, responder::Responder};
 use openraft::{Config, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -407,13 +408,13 @@ impl<A: Apply> Group<A> {
     /// # Errors
     /// [`ProposeError::Stopped`] if the group's core has ended.
     pub async fn propose(&self, proposal: Proposal) -> Result<Pending, ProposeError> {
-        let (reply, answer) = Reply::pair();
+        let (reply, pending) = Reply::pair();
         self.raft
             .client_write_ff(proposal, Some(reply))
             .await
             .map_err(|e| ProposeError::Stopped(e.to_string()))?;
         metrics::raft_proposed();
-        Ok(Pending(answer))
+        Ok(pending)
     }
 
     /// Looks at the owner under the lock that applies entries: be quick.
@@ -486,37 +487,73 @@ fn config(spec: &GroupSpec) -> Result<Arc<Config>, String> {
     config.validate().map(Arc::new).map_err(|e| e.to_string())
 }
 
+/// Whether a proposal was refused: it is not in the log, and never will be. Clones look at the same.
+#[derive(Debug, Clone, Default)]
+pub struct Refusal(Arc<AtomicBool>);
+
+impl Refusal {
+    pub fn is_certain(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Where a proposal's outcome goes. Unlike openraft's own, it does not mind that nobody waits any
 /// more: a client may go away.
 pub struct Reply<T> {
     to: oneshot::Sender<T>,
     proposed: Instant,
+    refusal: Refusal,
 }
 
-impl<T> Reply<T> {
-    fn pair() -> (Self, oneshot::Receiver<T>) {
-        let (tx, rx) = oneshot::channel();
-        let proposed = Instant::now();
-        (Self { to: tx, proposed }, rx)
+impl Reply<ClientWriteResult<TypeConfig>> {
+    fn pair() -> (Self, Pending) {
+        let (to, answer) = oneshot::channel();
+        let refusal = Refusal::default();
+        let reply = Self {
+            to,
+            proposed: Instant::now(),
+            refusal: refusal.clone(),
+        };
+        (reply, Pending { answer, refusal })
     }
 }
 
 impl<T: Send + 'static> Responder<TypeConfig, T> for Reply<T> {
     fn on_complete(self, result: T) {
         metrics::raft_committed(self.proposed.elapsed());
+        // openraft leaves the type open; what is proposed has this one.
+        let written = (&result as &dyn Any).downcast_ref::<ClientWriteResult<TypeConfig>>();
+        if let Some(Err(ClientWriteError::ForwardToLeader(_))) = written {
+            self.refusal.set();
+        }
         let _ = self.to.send(result);
     }
 }
 
 /// A queued proposal: resolves when its entry is applied, or known not to be.
 #[derive(Debug)]
-pub struct Pending(oneshot::Receiver<ClientWriteResult<TypeConfig>>);
+pub struct Pending {
+    answer: oneshot::Receiver<ClientWriteResult<TypeConfig>>,
+    refusal: Refusal,
+}
+
+impl Pending {
+    /// For whoever must know when nobody waits here any more.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal.clone()
+    }
+}
 
 impl Future for Pending {
     type Output = Result<Outcome, ProposeError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
+        let answer = Pin::new(&mut self.answer).poll(cx);
+        answer.map(|answer| match answer {
             Ok(Ok(response)) => Ok(response.data),
             Ok(Err(error)) => Err(refused(error)),
             Err(_) => Err(ProposeError::Unknown),

@@ -26,7 +26,9 @@ mod suite_tests;
 
 pub use codec::CodecError;
 pub use exchange::{Exchange, Room};
-pub use group::{Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Role, Timers};
+pub use group::{
+    Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Refusal, Role, Timers,
+};
 pub use leadership::Outlook;
 pub use members::Members;
 #[cfg(feature = "mutants")]

@@ -69,7 +69,8 @@ struct Run {
 
 fn run(seed: u64, lie: Lie) -> Run {
     let echo = std::env::var_os("LOGD_SIM_TRACE").is_some();
-    // A thread of its own: what hash maps and runtimes draw for it begins anew.
+    // A thread of its own: the seed is the thread's. What tokio and hash maps draw nobody can seed, so
+    // nothing that matters may follow from them: not from which of two watchers of one value wakes first.
     let running = std::thread::spawn(move || {
         logd::raft::seed_randomness(seed);
         lie.begin();
