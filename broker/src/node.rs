@@ -3,17 +3,19 @@
 //! Start: admin door, sockets, disk (recovery), metadata, partitions, groups, then requests. Stop is the
 //! same backwards. What can fail because of its surroundings fails before anything is served.
 
+mod gauges;
+
 use crate::admin::{AdminListener, Health, Phase};
 use crate::api::{Api, Services, Settings};
 use crate::cluster::{
-    self, BrokerSpec, Claims, Cluster, ClusterState, Door, Leaders, Moves, Reconciler, SpecOf,
-    Surroundings, Takeover, Topic,
+    self, BrokerSpec, Claims, Cluster, Door, Leaders, Moves, Reconciler, SpecOf, Surroundings,
+    Takeover, Topic,
 };
 use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
 use crate::control::Control;
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
-use crate::partition::{Clock, Partition, Registry, Spec, keep_retention, keep_scrubbed};
+use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Throttle, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
@@ -268,7 +270,7 @@ impl Node {
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
         tasks.spawn(forget_deleted_topics(cluster.clone(), groups.clone()));
-        let sampling = sample(&cluster, &registry, &disk);
+        let sampling = gauges::sample(&cluster, &registry, &disk);
         let stopping = watch::channel(false).0;
         let server = serve(
             &config,
@@ -666,51 +668,4 @@ fn serve(
         &limits,
         bounds,
     )
-}
-
-/// What is looked at when Prometheus scrapes.
-/// As far as this broker, which leads the partition, has looked.
-fn lacks_replicas(cluster: &Cluster, view: &ClusterState, partition: &Partition) -> bool {
-    let (id, index) = (partition.topic_id(), partition.index());
-    let topic = view.topic_by_id(&id);
-    let wanted = topic.and_then(|t| t.partitions.get(usize::try_from(index).ok()?));
-    let claim = cluster.leaders().get(&id, index);
-    wanted
-        .zip(claim)
-        .is_some_and(|(wanted, claim)| !claim.is_kept_by(view, wanted))
-}
-
-fn sample(cluster: &Arc<Cluster>, registry: &Arc<Registry>, disk: &Disk) -> metrics::Sampling {
-    let (cluster, registry, disk) = (cluster.clone(), registry.clone(), disk.clone());
-    metrics::on_scrape(move || {
-        let view = cluster.view();
-        let mut now = metrics::Partitions {
-            topics: view.topics.len(),
-            ..metrics::Partitions::default()
-        };
-        for partition in registry.all() {
-            let leadership = partition.leadership();
-            now.held += 1;
-            now.leading += usize::from(leadership.serving);
-            now.leaderless += usize::from(leadership.leader.is_none());
-            if leadership.serving && lacks_replicas(&cluster, &view, &partition) {
-                now.under_replicated += 1;
-            }
-            now.failed += usize::from(partition.failure().is_some());
-            now.producers += partition.producers();
-            now.log_bytes += partition.size_bytes();
-        }
-        now.failed += registry.failures();
-        metrics::set_partitions(now);
-        let space = disk.space();
-        metrics::set_disk(
-            space.free_bytes,
-            space.total_bytes,
-            space.accepting,
-            space.poisoned.is_some(),
-        );
-        if let Some(why) = cluster.failure() {
-            warn!(why, "the metadata group has stopped");
-        }
-    })
 }
