@@ -4,9 +4,10 @@
 //! same backwards. What can fail because of its surroundings fails before anything is served.
 
 mod gauges;
+mod settings;
 
 use crate::admin::{AdminListener, Health, Phase};
-use crate::api::{Api, Services, Settings};
+use crate::api::{Api, Services};
 use crate::cluster::{
     self, BrokerSpec, Claims, Cluster, Door, Leaders, Moves, Reconciler, SpecOf, Surroundings,
     Takeover, Topic,
@@ -19,7 +20,6 @@ use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Throttle, Timers};
 use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
-use crate::topic_config::TopicDefaults;
 use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, RecoveryProgress};
 use std::cell::Cell;
@@ -272,14 +272,15 @@ impl Node {
         tasks.spawn(forget_deleted_topics(cluster.clone(), groups.clone()));
         let sampling = gauges::sample(&cluster, &registry, &disk);
         let stopping = watch::channel(false).0;
-        let server = serve(
-            &config,
-            listeners,
-            &cluster,
-            &registry,
+        let services = Services {
+            cluster: cluster.clone(),
+            partitions: registry.clone(),
             groups,
-            stopping.subscribe(),
-        )?;
+            settings: settings::of_requests(&config, cluster.node_id(), &bound),
+            now_ms,
+            stopping: stopping.subscribe(),
+        };
+        let server = serve(&config, listeners, services)?;
         health.set(Phase::Ready);
         metrics::set_ready(true);
         Ok(Node {
@@ -562,13 +563,7 @@ fn partition_spec(
     let heard = hearing.clone();
     let heard_by: crate::partition::HeardBy = Arc::new(move |disk| heard.is_heard_by(disk));
     let lapses: crate::partition::Lapses = Arc::new(move || hearing.lapses());
-    let t = &config.topics;
-    let defaults = TopicDefaults {
-        max_message_bytes: t.max_message_bytes,
-        segment_bytes: t.segment_bytes,
-        retention_ms: t.retention_ms,
-        retention_bytes: t.retention_bytes,
-    };
+    let defaults = settings::topic_defaults(config);
     let producer_expiration_ms = config.kafka.producer_id_expiration_ms;
     let (cluster, claims) = (cluster.clone(), claims.clone());
     let brokers = cluster.clone();
@@ -631,25 +626,8 @@ fn coordinator(
 fn serve(
     config: &Config,
     listeners: Vec<Listener>,
-    cluster: &Arc<Cluster>,
-    registry: &Arc<Registry>,
-    groups: Arc<Coordinator>,
-    stopping: watch::Receiver<bool>,
+    services: Services,
 ) -> Result<Server, BindError> {
-    let settings = Settings {
-        auto_create_topics: config.topics.auto_create,
-        fetch_bytes_max: config.kafka.fetch_max_bytes,
-        offsets_topic_partitions: config.topics.offsets_partitions,
-        offsets_topic_replication: config.topics.default_replication_factor,
-    };
-    let services = Services {
-        cluster: cluster.clone(),
-        partitions: registry.clone(),
-        groups,
-        settings,
-        now_ms,
-        stopping,
-    };
     let l = &config.limits;
     let bounds = ConnectionLimits {
         frame_bytes_max: l.max_frame_bytes,

@@ -340,6 +340,31 @@ async fn clusters_and_moves() {
 }
 
 #[tokio::test]
+async fn configurations() {
+    let broker = Broker::start();
+    topic(&broker).await;
+
+    let described = in_every_version(&broker, ApiKey::DescribeConfigs, |version| {
+        let resource = message!(describe_configs_request::DescribeConfigsResource {
+            resource_type: 2,
+            resource_name: TOPIC.into(),
+            configuration_keys: None
+        });
+        message!(DescribeConfigsRequest {
+            resources: vec![resource],
+            include_synonyms: true,
+            include_documentation: version >= 3
+        })
+    })
+    .await;
+    for response in described {
+        let result = &response.results[0];
+        assert_eq!(result.error_code, 0);
+        assert!(result.configs.iter().all(|c| !c.synonyms.is_empty()));
+    }
+}
+
+#[tokio::test]
 async fn versions_producers_and_groups() {
     let broker = Broker::start();
     topic(&broker).await;

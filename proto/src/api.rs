@@ -512,6 +512,8 @@ apis! {
         InitProducerIdRequest => InitProducerIdResponse;
     OffsetForLeaderEpoch = 23, serves 2..=4, flexible from 4,
         OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse;
+    DescribeConfigs = 32, serves 1..=4, flexible from 4,
+        DescribeConfigsRequest => DescribeConfigsResponse;
     ElectLeaders = 43, serves 0..=2, flexible from 2,
         ElectLeadersRequest => ElectLeadersResponse;
     AlterPartitionReassignments = 45, serves 0..=1, flexible from 0,

@@ -1,6 +1,7 @@
 //! The one table from our errors to Kafka's codes. Every match is exhaustive: a new error has to say here
 //! what a client is told.
 
+use super::configs::DescribeConfigsError;
 use crate::cluster::{CreateTopicError, DeleteTopicError, ElectError, MoveError, MoveRefusal};
 use crate::metrics;
 use crate::partition::{AppendError, ReadError};
@@ -77,5 +78,15 @@ pub fn elect(error: &ElectError) -> ErrorCode {
         }
         ElectError::Unclean => ErrorCode::EligibleLeadersNotAvailable,
         ElectError::UnknownType(_) => ErrorCode::InvalidRequest,
+    }
+}
+
+pub fn describe_configs(error: &DescribeConfigsError) -> ErrorCode {
+    match error {
+        DescribeConfigsError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
+        DescribeConfigsError::InvalidTopic => ErrorCode::InvalidTopic,
+        DescribeConfigsError::OtherBroker { .. } | DescribeConfigsError::UnknownType(_) => {
+            ErrorCode::InvalidRequest
+        }
     }
 }

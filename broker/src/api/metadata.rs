@@ -120,7 +120,7 @@ async fn one(
     }
 }
 
-fn is_legal(name: &str) -> bool {
+pub(super) fn is_legal(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= 249 && name != "." && name != ".." && name.chars().all(legal)
 }

@@ -6,6 +6,7 @@
 //! Not here: sockets, files, and how anything is replicated.
 
 mod cluster;
+mod configs;
 mod elect;
 mod errors;
 mod fetch;
@@ -23,6 +24,7 @@ mod versions;
 
 use crate::cluster::Cluster;
 use crate::partition::{Leadership, Partition, Registry};
+use crate::topic_config::{Described, TopicDefaults};
 use logd_proto::api::{ApiKey, Request, Response};
 use logd_proto::leader::{CurrentLeader, NodeEndpoint};
 use logd_proto::{ErrorCode, StrBytes, Uuid};
@@ -72,6 +74,10 @@ pub struct Settings {
     pub fetch_bytes_max: usize,
     pub offsets_topic_partitions: i32,
     pub offsets_topic_replication: i16,
+    /// What topics have that say nothing themselves.
+    pub topic_defaults: TopicDefaults,
+    /// This broker's own settings, under Kafka's names.
+    pub broker: Arc<[Described]>,
 }
 
 /// Everything requests act on.
@@ -119,6 +125,7 @@ impl Handler for Api {
             Request::DescribeQuorum(r) => later(quorum::describe(services, context, r)),
             Request::AlterPartitionReassignments(r) => later(reassign::alter(services, context, r)),
             Request::ListPartitionReassignments(r) => ready(reassign::list(&services, r)),
+            Request::DescribeConfigs(r) => ready(configs::describe(&services, &context, &r)),
             Request::ElectLeaders(r) => later(elect::elect(services, context, r)),
             other => groups::take(services, context, other).await,
         }

@@ -1,9 +1,10 @@
 //! CreateTopics and DeleteTopics.
 
-use super::{Context, Services, errors};
+use super::{Context, Services, configs, errors};
 use crate::cluster::{CreateTopicError, CreatedTopic, NewTopic};
+use crate::topic_config::TopicDefaults;
 use logd_proto::messages::create_topics_request::CreatableTopic;
-use logd_proto::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use logd_proto::messages::create_topics_response::CreatableTopicResult;
 use logd_proto::messages::delete_topics_request::DeleteTopicState;
 use logd_proto::messages::delete_topics_response::DeletableTopicResult;
 use logd_proto::messages::{
@@ -19,10 +20,6 @@ const DEFAULT: i32 = -1;
 /// DeleteTopics names topics by id or name from here on.
 const BY_STATE: i16 = 6;
 
-/// Kafka's numbers for where a configuration's value comes from.
-const SOURCE_TOPIC: i8 = 1;
-const SOURCE_DEFAULT: i8 = 5;
-
 pub async fn create(services: Arc<Services>, request: CreateTopicsRequest) -> CreateTopicsResponse {
     let deadline = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let names: Vec<StrBytes> = request.topics.iter().map(|t| t.name.clone()).collect();
@@ -34,7 +31,7 @@ pub async fn create(services: Arc<Services>, request: CreateTopicsRequest) -> Cr
     let topics = names
         .into_iter()
         .zip(created)
-        .map(|(name, result)| create_result(name, result))
+        .map(|(name, result)| create_result(name, result, services.settings.topic_defaults))
         .collect();
     message!(CreateTopicsResponse { topics })
 }
@@ -61,21 +58,12 @@ fn new_topic(topic: CreatableTopic) -> NewTopic {
 fn create_result(
     name: StrBytes,
     result: Result<CreatedTopic, CreateTopicError>,
+    defaults: TopicDefaults,
 ) -> CreatableTopicResult {
     match result {
         Ok(created) => {
-            let configs = created.config.entries().into_iter().map(|(key, value)| {
-                let config_source = if created.overrides.contains_key(key) {
-                    SOURCE_TOPIC
-                } else {
-                    SOURCE_DEFAULT
-                };
-                message!(CreatableTopicConfigs {
-                    name: key.into(),
-                    value: Some(value.into()),
-                    config_source
-                })
-            });
+            let described = created.config.over(defaults).described();
+            let configs = described.iter().map(configs::created);
             message!(CreatableTopicResult {
                 name,
                 topic_id: created.id,

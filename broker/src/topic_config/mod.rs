@@ -1,11 +1,15 @@
 //! A topic's configuration under Kafka's own names.
 //!
 //! Promise: every name Kafka knows is honoured or refused with the reason, never ignored; what
-//! [`TopicConfig::entries`] says is what this broker does.
+//! [`TopicConfig::described`] says is what this broker does.
 //! Invariant: a [`TopicConfig`] holds values that passed their table row; reading one cannot fail.
 //! Not here: who may change a configuration, and where the broker's own defaults come from.
 
+mod describe;
 mod table;
+
+pub use describe::{Described, Layer, Source, of_broker};
+pub use table::Kind;
 
 use logd_proto::record_batch::RecordRules;
 use logd_storage::LogOptions;
@@ -231,18 +235,6 @@ impl TopicConfig {
 
     pub fn min_insync_replicas(&self) -> i64 {
         self.min_insync_replicas
-    }
-
-    /// Every configuration with the value that holds here, by name.
-    pub fn entries(&self) -> Vec<(&'static str, String)> {
-        let value = |name| {
-            let asked = self.asked.get(name).cloned();
-            asked.unwrap_or_else(|| default_of(name, &self.defaults))
-        };
-        TABLE
-            .iter()
-            .map(|row| (row.name, value(row.name)))
-            .collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table of topic configurations: name, default, what is taken, what it does.
+//! The table of topic configurations: name, kind, default, what is taken, what it does.
 //!
 //! Promise: a row whose rule is not [`Rule::Only`] is honoured for every value the rule takes. Defaults
 //! are Kafka's, except where our true behaviour is another: then the default says so.
@@ -30,18 +30,42 @@ pub enum Rule {
     Only(&'static [&'static str], &'static str),
 }
 
+/// What a value is, as Kafka tells its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Boolean,
+    String,
+    Int,
+    Short,
+    Long,
+    Double,
+    List,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     pub name: &'static str,
+    /// The broker's setting that stands in for it where a topic says nothing; empty if Kafka has none.
+    pub broker_name: &'static str,
+    pub kind: Kind,
     pub default: &'static str,
     pub rule: Rule,
     /// What it does; empty where the rule's reason says it.
     pub meaning: &'static str,
 }
 
-const fn row(name: &'static str, default: &'static str, rule: Rule, meaning: &'static str) -> Row {
+const fn row(
+    name: &'static str,
+    broker_name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    rule: Rule,
+    meaning: &'static str,
+) -> Row {
     Row {
         name,
+        broker_name,
+        kind,
         default,
         rule,
         meaning,
@@ -57,54 +81,72 @@ const FOREVER: &str = "9223372036854775807";
 pub const TABLE: &[Row] = &[
     row(
         "cleanup.policy",
+        "log.cleanup.policy",
+        Kind::List,
         "delete",
         Rule::Policies,
         "delete: old segments expire. compact: records need keys; every record is kept for now",
     ),
     row(
         "compression.gzip.level",
+        "compression.gzip.level",
+        Kind::Int,
         "-1",
         Rule::Only(&["-1"], AS_SENT),
         "",
     ),
     row(
         "compression.lz4.level",
+        "compression.lz4.level",
+        Kind::Int,
         "9",
         Rule::Only(&["9"], AS_SENT),
         "",
     ),
     row(
         "compression.type",
+        "compression.type",
+        Kind::String,
         "producer",
         Rule::Only(&["producer"], AS_SENT),
         "",
     ),
     row(
         "compression.zstd.level",
+        "compression.zstd.level",
+        Kind::Int,
         "3",
         Rule::Only(&["3"], AS_SENT),
         "",
     ),
     row(
         "delete.retention.ms",
+        "log.cleaner.delete.retention.ms",
+        Kind::Long,
         "86400000",
         Rule::Int(0, i64::MAX),
         "tombstones stay at least this long; all of them stay for now",
     ),
     row(
         "file.delete.delay.ms",
+        "log.segment.delete.delay.ms",
+        Kind::Long,
         "0",
         Rule::Only(&["0"], "files that expire go at once"),
         "",
     ),
     row(
         "flush.messages",
+        "log.flush.interval.messages",
+        Kind::Long,
         "1",
         Rule::Int(1, i64::MAX),
         "every batch is synced before it is acknowledged, which keeps any value",
     ),
     row(
         "flush.ms",
+        "log.flush.interval.ms",
+        Kind::Long,
         "0",
         Rule::Int(0, i64::MAX),
         "every batch is synced before it is acknowledged, which keeps any value",
@@ -112,11 +154,15 @@ pub const TABLE: &[Row] = &[
     row(
         "follower.replication.throttled.replicas",
         "",
+        Kind::List,
+        "",
         Rule::Only(&[""], NO_THROTTLE),
         "",
     ),
     row(
         "index.interval.bytes",
+        "log.index.interval.bytes",
+        Kind::Int,
         "0",
         Rule::Int(0, i32::MAX as i64),
         "every batch is indexed, which is denser than any value",
@@ -124,23 +170,31 @@ pub const TABLE: &[Row] = &[
     row(
         "leader.replication.throttled.replicas",
         "",
+        Kind::List,
+        "",
         Rule::Only(&[""], NO_THROTTLE),
         "",
     ),
     row(
         "local.retention.bytes",
+        "log.local.retention.bytes",
+        Kind::Long,
         "-2",
         Rule::Only(&["-2"], NO_TIERS),
         "",
     ),
     row(
         "local.retention.ms",
+        "log.local.retention.ms",
+        Kind::Long,
         "-2",
         Rule::Only(&["-2"], NO_TIERS),
         "",
     ),
     row(
         "max.compaction.lag.ms",
+        "log.cleaner.max.compaction.lag.ms",
+        Kind::Long,
         FOREVER,
         Rule::Only(
             &[FOREVER],
@@ -150,48 +204,64 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "max.message.bytes",
+        "message.max.bytes",
+        Kind::Int,
         "1048588",
         Rule::Int(1, MESSAGE_BYTES_MAX),
         "the largest batch, as compressed by the producer",
     ),
     row(
         "message.timestamp.after.max.ms",
+        "log.message.timestamp.after.max.ms",
+        Kind::Long,
         "3600000",
         Rule::Int(0, i64::MAX),
         "how far ahead of the broker's clock a record may be",
     ),
     row(
         "message.timestamp.before.max.ms",
+        "log.message.timestamp.before.max.ms",
+        Kind::Long,
         FOREVER,
         Rule::Int(0, i64::MAX),
         "how far behind the broker's clock a record may be",
     ),
     row(
         "message.timestamp.type",
+        "log.message.timestamp.type",
+        Kind::String,
         "CreateTime",
         Rule::Word(&["CreateTime", "LogAppendTime"]),
         "whose clock stamps the records: the producer's or the broker's",
     ),
     row(
         "min.cleanable.dirty.ratio",
+        "log.cleaner.min.cleanable.ratio",
+        Kind::Double,
         "0.5",
         Rule::Ratio,
         "compaction may not start below it; it does not start at all for now",
     ),
     row(
         "min.compaction.lag.ms",
+        "log.cleaner.min.compaction.lag.ms",
+        Kind::Long,
         "0",
         Rule::Int(0, i64::MAX),
         "records stay at least this long; all of them stay for now",
     ),
     row(
         "min.insync.replicas",
+        "min.insync.replicas",
+        Kind::Int,
         "1",
         Rule::Int(1, i32::MAX as i64),
         "replicas behind an acknowledgement; at most a majority of the topic's",
     ),
     row(
         "preallocate",
+        "log.preallocate",
+        Kind::Boolean,
         "true",
         Rule::Only(
             &["true"],
@@ -201,60 +271,80 @@ pub const TABLE: &[Row] = &[
     ),
     row(
         "remote.log.copy.disable",
+        "",
+        Kind::Boolean,
         "false",
         Rule::Only(&["false"], NO_TIERS),
         "",
     ),
     row(
         "remote.log.delete.on.disable",
+        "",
+        Kind::Boolean,
         "false",
         Rule::Only(&["false"], NO_TIERS),
         "",
     ),
     row(
         "remote.storage.enable",
+        "",
+        Kind::Boolean,
         "false",
         Rule::Only(&["false"], NO_TIERS),
         "",
     ),
     row(
         "retention.bytes",
+        "log.retention.bytes",
+        Kind::Long,
         "-1",
         Rule::Int(-1, i64::MAX),
         "a partition's oldest segments go above this size; -1: no limit",
     ),
     row(
         "retention.ms",
+        "log.retention.ms",
+        Kind::Long,
         "604800000",
         Rule::Int(-1, i64::MAX),
         "segments go when their newest record is this old; -1: never",
     ),
     row(
         "segment.bytes",
+        "log.segment.bytes",
+        Kind::Int,
         "134217728",
         Rule::Int(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
         "a new segment begins at this size",
     ),
     row(
         "segment.index.bytes",
+        "log.index.size.max.bytes",
+        Kind::Int,
         "10485760",
         Rule::Only(&["10485760"], "an index is as large as its segment needs"),
         "",
     ),
     row(
         "segment.jitter.ms",
+        "log.roll.jitter.ms",
+        Kind::Long,
         "0",
         Rule::Only(&["0"], "segments roll when they are due"),
         "",
     ),
     row(
         "segment.ms",
+        "log.roll.ms",
+        Kind::Long,
         "604800000",
         Rule::Int(1, i64::MAX),
         "a new segment begins at this age",
     ),
     row(
         "unclean.leader.election.enable",
+        "unclean.leader.election.enable",
+        Kind::Boolean,
         "false",
         Rule::Only(
             &["false"],

@@ -159,6 +159,12 @@ macro_rules! every_api {
         );
         $visit!(ListGroups, ListGroupsRequest, ListGroupsResponse, generated);
         $visit!(
+            DescribeConfigs,
+            DescribeConfigsRequest,
+            DescribeConfigsResponse,
+            generated
+        );
+        $visit!(
             ElectLeaders,
             ElectLeadersRequest,
             ElectLeadersResponse,

@@ -1,0 +1,64 @@
+//! Configurations of topics and brokers: shown and changed.
+//!
+//! Topics are the cluster's: any broker shows and changes them. A broker's settings are its own: it shows
+//! them itself, and nothing changes them while it runs.
+//! Not here: what configurations there are (`topic_config`).
+
+mod describe;
+
+pub use describe::{DescribeConfigsError, describe};
+
+use crate::topic_config::{Described, Kind, Source};
+use logd_proto::messages::create_topics_response::CreatableTopicConfigs;
+use logd_proto::{StrBytes, message};
+
+/// Kafka's numbers for what can have a configuration.
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+
+/// What a resource's name says which broker is meant.
+enum Which {
+    /// All brokers, which is what has no name.
+    All,
+    This,
+}
+
+/// # Errors
+/// The name, if it is not empty and not this broker's number.
+fn which_broker(name: &str, me: i32) -> Result<Which, String> {
+    match name.parse::<i32>() {
+        _ if name.is_empty() => Ok(Which::All),
+        Ok(id) if id == me => Ok(Which::This),
+        _ => Err(name.to_owned()),
+    }
+}
+
+fn source_code(source: Source) -> i8 {
+    match source {
+        Source::Topic => 1,
+        Source::Broker => 4,
+        Source::Default => 5,
+    }
+}
+
+fn kind_code(kind: Kind) -> i8 {
+    match kind {
+        Kind::Boolean => 1,
+        Kind::String => 2,
+        Kind::Int => 3,
+        Kind::Short => 4,
+        Kind::Long => 5,
+        Kind::Double => 6,
+        Kind::List => 7,
+    }
+}
+
+/// A configuration in the answer to whoever creates a topic.
+pub(super) fn created(described: &Described) -> CreatableTopicConfigs {
+    message!(CreatableTopicConfigs {
+        name: described.name.as_str().into(),
+        value: Some(StrBytes::from(described.value())),
+        read_only: described.read_only,
+        config_source: source_code(described.source()),
+    })
+}

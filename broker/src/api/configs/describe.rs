@@ -1,0 +1,129 @@
+//! DescribeConfigs: every configuration of a topic or of this broker, with what would hold without it.
+
+use super::super::metadata::is_legal;
+use super::super::{Context, Services, errors};
+use super::{BROKER, TOPIC, Which, kind_code, source_code, which_broker};
+use crate::topic_config::{Described, Layer};
+use logd_proto::messages::describe_configs_request::DescribeConfigsResource;
+use logd_proto::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use logd_proto::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+use logd_proto::{StrBytes, message};
+
+/// Kinds and documentation have a place from here on.
+const SAYS_KIND: i16 = 3;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DescribeConfigsError {
+    #[error("there is no such topic")]
+    UnknownTopic,
+    #[error("a topic cannot have this name")]
+    InvalidTopic,
+    #[error("this is broker {me}, which shows its own settings only, not those of {asked:?}")]
+    OtherBroker { asked: String, me: i32 },
+    #[error("resources of type {0} have no configurations here: topics (2) and brokers (4) have")]
+    UnknownType(i8),
+}
+
+/// How much of each configuration is wanted.
+#[derive(Clone, Copy)]
+struct Detail {
+    synonyms: bool,
+    documentation: bool,
+}
+
+pub fn describe(
+    services: &Services,
+    context: &Context,
+    request: &DescribeConfigsRequest,
+) -> DescribeConfigsResponse {
+    let detail = Detail {
+        synonyms: request.include_synonyms,
+        documentation: request.include_documentation && context.version >= SAYS_KIND,
+    };
+    let results = request.resources.iter().map(|resource| {
+        let found = find(services, resource.resource_type, &resource.resource_name);
+        result(resource, found, detail)
+    });
+    message!(DescribeConfigsResponse {
+        results: results.collect()
+    })
+}
+
+fn find(services: &Services, kind: i8, name: &str) -> Result<Vec<Described>, DescribeConfigsError> {
+    let me = services.cluster.node_id();
+    match kind {
+        TOPIC if !is_legal(name) => Err(DescribeConfigsError::InvalidTopic),
+        TOPIC => {
+            let view = services.cluster.view();
+            let topic = view.topic(name);
+            let topic = topic.ok_or(DescribeConfigsError::UnknownTopic)?;
+            let here = topic.config.over(services.settings.topic_defaults);
+            Ok(here.described())
+        }
+        BROKER => match which_broker(name, me) {
+            // What is set for all brokers while they run: nothing can be.
+            Ok(Which::All) => Ok(Vec::new()),
+            Ok(Which::This) => Ok(services.settings.broker.to_vec()),
+            Err(asked) => Err(DescribeConfigsError::OtherBroker { asked, me }),
+        },
+        other => Err(DescribeConfigsError::UnknownType(other)),
+    }
+}
+
+fn result(
+    resource: &DescribeConfigsResource,
+    found: Result<Vec<Described>, DescribeConfigsError>,
+    detail: Detail,
+) -> DescribeConfigsResult {
+    let (code, why, configs) = match found {
+        Ok(all) => {
+            let wanted = all.iter().filter(|d| is_wanted(resource, &d.name));
+            let shown = wanted.map(|d| shown(d, detail)).collect();
+            (0, None, shown)
+        }
+        Err(error) => {
+            let code = errors::told(errors::describe_configs(&error));
+            (code, Some(error.to_string().into()), Vec::new())
+        }
+    };
+    message!(DescribeConfigsResult {
+        error_code: code,
+        error_message: why,
+        resource_type: resource.resource_type,
+        resource_name: resource.resource_name.clone(),
+        configs,
+    })
+}
+
+/// Who names none wants all.
+fn is_wanted(resource: &DescribeConfigsResource, name: &str) -> bool {
+    match &resource.configuration_keys {
+        None => true,
+        Some(keys) => keys.is_empty() || keys.iter().any(|key| key.as_str() == name),
+    }
+}
+
+fn shown(described: &Described, detail: Detail) -> DescribeConfigsResourceResult {
+    let layers = described.layers.iter().filter(|_| detail.synonyms);
+    message!(DescribeConfigsResourceResult {
+        name: described.name.as_str().into(),
+        value: Some(described.value().into()),
+        read_only: described.read_only,
+        config_source: source_code(described.source()),
+        synonyms: layers.map(synonym).collect(),
+        config_type: kind_code(described.kind),
+        documentation: detail
+            .documentation
+            .then(|| StrBytes::from(described.documentation.as_str())),
+    })
+}
+
+fn synonym(layer: &Layer) -> DescribeConfigsSynonym {
+    message!(DescribeConfigsSynonym {
+        name: layer.name.as_str().into(),
+        value: Some(layer.value.as_str().into()),
+        source: source_code(layer.source),
+    })
+}
