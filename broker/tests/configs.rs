@@ -149,3 +149,236 @@ async fn what_does_not_exist_is_said_one_by_one() {
         assert_eq!(echoed, (kind, name.into()));
     }
 }
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+const APPEND: i8 = 2;
+const SUBTRACT: i8 = 3;
+
+/// Key, operation, value.
+type Change<'a> = (&'a str, i8, Option<&'a str>);
+
+fn resource(
+    kind: i8,
+    name: &str,
+    changes: &[Change<'_>],
+) -> incremental_alter_configs_request::AlterConfigsResource {
+    let configs = changes.iter().map(|(key, operation, value)| {
+        message!(incremental_alter_configs_request::AlterableConfig {
+            name: (*key).into(),
+            config_operation: *operation,
+            value: value.map(StrBytes::from),
+        })
+    });
+    message!(incremental_alter_configs_request::AlterConfigsResource {
+        resource_type: kind,
+        resource_name: name.into(),
+        configs: configs.collect(),
+    })
+}
+
+/// Changes a topic; the code and the reason.
+async fn alter(socket: &mut TcpStream, topic: &str, changes: &[Change<'_>]) -> (i16, String) {
+    alter_or_try(socket, topic, changes, false).await
+}
+
+async fn alter_or_try(
+    socket: &mut TcpStream,
+    topic: &str,
+    changes: &[Change<'_>],
+    validate_only: bool,
+) -> (i16, String) {
+    let request = message!(IncrementalAlterConfigsRequest {
+        resources: vec![resource(TOPIC, topic, changes)],
+        validate_only,
+    });
+    let answer = ask(socket, &request, 1).await.responses.remove(0);
+    let why = answer.error_message.map(|m| m.to_string());
+    (answer.error_code, why.unwrap_or_default())
+}
+
+async fn shown(socket: &mut TcpStream, topic: &str, key: &str) -> (String, i8) {
+    let all = by_name(described(socket, TOPIC, topic).await);
+    (value(&all[key]).to_owned(), all[key].config_source)
+}
+
+#[tokio::test]
+async fn trap_35_single_keys_are_set_deleted_appended_to_and_subtracted_from() {
+    let mut broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "one", 1, &[("retention.ms", "5000")]).await;
+    let done = (0, String::new());
+    let policy = "cleanup.policy";
+    assert_eq!(
+        alter(&mut socket, "one", &[("segment.ms", SET, Some("7000"))]).await,
+        done
+    );
+    assert_eq!(
+        alter(&mut socket, "one", &[("retention.ms", DELETE, None)]).await,
+        done
+    );
+    assert_eq!(
+        alter(&mut socket, "one", &[(policy, APPEND, Some("compact"))]).await,
+        done
+    );
+    let now = shown(&mut socket, "one", policy).await;
+    assert_eq!(now, ("delete,compact".into(), OF_THE_TOPIC));
+    assert_eq!(
+        alter(&mut socket, "one", &[(policy, SUBTRACT, Some("delete"))]).await,
+        done
+    );
+
+    // What was acknowledged survives the process.
+    broker.kill_and_restart();
+    let mut socket = broker.connect().await;
+    for (key, value, source) in [
+        (policy, "compact", OF_THE_TOPIC),
+        ("segment.ms", "7000", OF_THE_TOPIC),
+        ("retention.ms", "604800000", DEFAULT),
+    ] {
+        let now = shown(&mut socket, "one", key).await;
+        assert_eq!(now, (value.into(), source), "{key}");
+    }
+    let (code, why) = alter(&mut socket, "one", &[("segment.ms", APPEND, Some("1"))]).await;
+    assert_eq!(code, ErrorCode::InvalidConfig.code());
+    assert!(why.contains("segment.ms"), "{why}");
+}
+
+#[tokio::test]
+async fn trap_35_what_is_only_validated_or_refused_changes_nothing() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "same", 1, &[]).await;
+    let tried = [("retention.ms", SET, Some("5"))];
+    let (code, _) = alter_or_try(&mut socket, "same", &tried, true).await;
+    assert_eq!(code, 0);
+    for (key, value) in [
+        ("segment.ms", "soon"),
+        ("no.such.key", "1"),
+        ("min.insync.replicas", "2"),
+        ("compression.type", "zstd"),
+    ] {
+        let half_wrong = [("retention.ms", SET, Some("5")), (key, SET, Some(value))];
+        let (code, why) = alter(&mut socket, "same", &half_wrong).await;
+        assert_eq!(code, ErrorCode::InvalidConfig.code(), "{key}");
+        assert!(why.contains(key), "{why}");
+    }
+    let (code, _) = alter(&mut socket, "nobody", &tried).await;
+    assert_eq!(code, ErrorCode::UnknownTopicOrPartition.code());
+    assert_eq!(shown(&mut socket, "same", "retention.ms").await.1, DEFAULT);
+}
+
+#[tokio::test]
+async fn trap_35_what_is_named_twice_is_refused_and_the_rest_is_done() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    for topic in ["twice", "once", "keys"] {
+        create(&mut socket, topic, 1, &[]).await;
+    }
+    let change = [("retention.ms", SET, Some("5"))];
+    let both = [change[0], ("retention.ms", DELETE, None)];
+    let request = message!(IncrementalAlterConfigsRequest {
+        resources: vec![
+            resource(TOPIC, "twice", &change),
+            resource(TOPIC, "once", &change),
+            resource(TOPIC, "twice", &change),
+            resource(TOPIC, "keys", &both),
+            resource(TOPIC, "keys2", &[("retention.ms", SET, None)]),
+            resource(77, "other", &change),
+        ]
+    });
+    let answer = ask(&mut socket, &request, 1).await;
+    let codes: Vec<i16> = answer.responses.iter().map(|r| r.error_code).collect();
+    let refused = ErrorCode::InvalidRequest.code();
+    assert_eq!(codes, [refused, 0, refused, refused, refused, refused]);
+    assert_eq!(shown(&mut socket, "once", "retention.ms").await.0, "5");
+    assert_eq!(shown(&mut socket, "twice", "retention.ms").await.1, DEFAULT);
+}
+
+#[tokio::test]
+async fn the_older_call_replaces_everything_that_a_topic_says() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "old", 1, &[("retention.ms", "5000")]).await;
+    let replace = |value: Option<&str>, validate_only| {
+        let config = message!(alter_configs_request::AlterableConfig {
+            name: "segment.ms".into(),
+            value: value.map(StrBytes::from),
+        });
+        let resource = message!(alter_configs_request::AlterConfigsResource {
+            resource_type: TOPIC,
+            resource_name: "old".into(),
+            configs: vec![config],
+        });
+        message!(AlterConfigsRequest {
+            resources: vec![resource],
+            validate_only,
+        })
+    };
+    for (request, code) in [
+        (replace(Some("9000"), true), ErrorCode::None),
+        (replace(Some("never"), false), ErrorCode::InvalidConfig),
+        (replace(None, false), ErrorCode::InvalidRequest),
+    ] {
+        let answer = ask(&mut socket, &request, 2).await;
+        assert_eq!(answer.responses[0].error_code, code.code());
+        assert_eq!(shown(&mut socket, "old", "retention.ms").await.0, "5000");
+    }
+    let answer = ask(&mut socket, &replace(Some("9000"), false), 2).await;
+    assert_eq!(answer.responses[0].error_code, 0);
+    assert_eq!(shown(&mut socket, "old", "segment.ms").await.0, "9000");
+    assert_eq!(shown(&mut socket, "old", "retention.ms").await.1, DEFAULT);
+}
+
+#[tokio::test]
+async fn a_brokers_settings_are_not_changed_while_it_runs() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let rate = "leader.replication.throttled.rate";
+    for (name, operation, code) in [
+        ("1", SET, ErrorCode::InvalidRequest),
+        ("", SET, ErrorCode::InvalidRequest),
+        ("2", DELETE, ErrorCode::InvalidRequest),
+        // Tools clean up what they may have set before.
+        ("1", DELETE, ErrorCode::None),
+    ] {
+        let change = (rate, operation, (operation == SET).then_some("1"));
+        let request = message!(IncrementalAlterConfigsRequest {
+            resources: vec![resource(BROKER, name, &[change])]
+        });
+        let answer = ask(&mut socket, &request, 1).await;
+        assert_eq!(answer.responses[0].error_code, code.code(), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn open_partitions_go_by_a_change_from_its_answer_on() {
+    let fast = [("LOGD_STORAGE__RETENTION_CHECK_INTERVAL_MS", "100")];
+    let broker = Broker::start_with(&fast);
+    let mut socket = broker.connect().await;
+    create(&mut socket, "live", 1, &[("retention.ms", "-1")]).await;
+    let large = || produce("live", -1, 30_000, vec![batch_of(1, 5_000)]);
+    assert_eq!(produced(&mut socket, &large()).await[0].error_code, 0);
+
+    let smaller = [("max.message.bytes", SET, Some("2000"))];
+    assert_eq!(alter(&mut socket, "live", &smaller).await.0, 0);
+    let refused = produced(&mut socket, &large()).await[0].error_code;
+    assert_eq!(refused, ErrorCode::MessageTooLarge.code());
+    let back = [("max.message.bytes", DELETE, None)];
+    assert_eq!(alter(&mut socket, "live", &back).await.0, 0);
+    assert_eq!(produced(&mut socket, &large()).await[0].error_code, 0);
+
+    // Both records are of 1970.
+    let shorter = [("retention.ms", SET, Some("60000"))];
+    assert_eq!(alter(&mut socket, "live", &shorter).await.0, 0);
+    let begun = std::time::Instant::now();
+    loop {
+        let fetched = ask(&mut socket, &fetch("live", 2, 0, 0), FETCH_VERSION).await;
+        let start = fetched.responses[0].partitions[0].log_start_offset;
+        if start == 2 {
+            break;
+        }
+        assert!(begun.elapsed() < common::PATIENCE, "log start {start}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -362,6 +362,40 @@ async fn configurations() {
         assert_eq!(result.error_code, 0);
         assert!(result.configs.iter().all(|c| !c.synonyms.is_empty()));
     }
+
+    let altered = in_every_version(&broker, ApiKey::IncrementalAlterConfigs, |version| {
+        let config = message!(incremental_alter_configs_request::AlterableConfig {
+            name: "retention.ms".into(),
+            value: Some(version.to_string().into())
+        });
+        let resource = message!(incremental_alter_configs_request::AlterConfigsResource {
+            resource_type: 2,
+            resource_name: TOPIC.into(),
+            configs: vec![config]
+        });
+        message!(IncrementalAlterConfigsRequest {
+            resources: vec![resource]
+        })
+    })
+    .await;
+    assert!(altered.iter().all(|r| r.responses[0].error_code == 0));
+
+    let replaced = in_every_version(&broker, ApiKey::AlterConfigs, |version| {
+        let config = message!(alter_configs_request::AlterableConfig {
+            name: "retention.ms".into(),
+            value: Some(version.to_string().into())
+        });
+        let resource = message!(alter_configs_request::AlterConfigsResource {
+            resource_type: 2,
+            resource_name: TOPIC.into(),
+            configs: vec![config]
+        });
+        message!(AlterConfigsRequest {
+            resources: vec![resource]
+        })
+    })
+    .await;
+    assert!(replaced.iter().all(|r| r.responses[0].error_code == 0));
 }
 
 #[tokio::test]

@@ -514,8 +514,12 @@ apis! {
         OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse;
     DescribeConfigs = 32, serves 1..=4, flexible from 4,
         DescribeConfigsRequest => DescribeConfigsResponse;
+    AlterConfigs = 33, serves 0..=2, flexible from 2,
+        AlterConfigsRequest => AlterConfigsResponse;
     ElectLeaders = 43, serves 0..=2, flexible from 2,
         ElectLeadersRequest => ElectLeadersResponse;
+    IncrementalAlterConfigs = 44, serves 0..=1, flexible from 1,
+        IncrementalAlterConfigsRequest => IncrementalAlterConfigsResponse;
     AlterPartitionReassignments = 45, serves 0..=1, flexible from 0,
         AlterPartitionReassignmentsRequest => AlterPartitionReassignmentsResponse;
     ListPartitionReassignments = 46, serves 0..=0, flexible from 0,

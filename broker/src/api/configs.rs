@@ -4,8 +4,10 @@
 //! them itself, and nothing changes them while it runs.
 //! Not here: what configurations there are (`topic_config`).
 
+mod alter;
 mod describe;
 
+pub use alter::{AlterConfigsError, incremental, replace};
 pub use describe::{DescribeConfigsError, describe};
 
 use crate::topic_config::{Described, Kind, Source};

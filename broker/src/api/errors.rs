@@ -1,8 +1,10 @@
 //! The one table from our errors to Kafka's codes. Every match is exhaustive: a new error has to say here
 //! what a client is told.
 
-use super::configs::DescribeConfigsError;
-use crate::cluster::{CreateTopicError, DeleteTopicError, ElectError, MoveError, MoveRefusal};
+use super::configs::{AlterConfigsError, DescribeConfigsError};
+use crate::cluster::{
+    AlterTopicError, CreateTopicError, DeleteTopicError, ElectError, MoveError, MoveRefusal,
+};
 use crate::metrics;
 use crate::partition::{AppendError, ReadError};
 use logd_proto::ErrorCode;
@@ -88,5 +90,24 @@ pub fn describe_configs(error: &DescribeConfigsError) -> ErrorCode {
         DescribeConfigsError::OtherBroker { .. } | DescribeConfigsError::UnknownType(_) => {
             ErrorCode::InvalidRequest
         }
+    }
+}
+
+pub fn alter_configs(error: &AlterConfigsError) -> ErrorCode {
+    match error {
+        AlterConfigsError::Topic(AlterTopicError::UnknownTopic) => {
+            ErrorCode::UnknownTopicOrPartition
+        }
+        AlterConfigsError::Topic(
+            AlterTopicError::InvalidConfig(_) | AlterTopicError::NotAList(_),
+        ) => ErrorCode::InvalidConfig,
+        AlterConfigsError::Topic(AlterTopicError::Unavailable(_)) => ErrorCode::NotController,
+        AlterConfigsError::Twice
+        | AlterConfigsError::KeyTwice(_)
+        | AlterConfigsError::NoValue(_)
+        | AlterConfigsError::UnknownOperation(_)
+        | AlterConfigsError::UnknownType(_)
+        | AlterConfigsError::OtherBroker { .. }
+        | AlterConfigsError::BrokerSetting(_) => ErrorCode::InvalidRequest,
     }
 }

@@ -126,6 +126,8 @@ impl Handler for Api {
             Request::AlterPartitionReassignments(r) => later(reassign::alter(services, context, r)),
             Request::ListPartitionReassignments(r) => ready(reassign::list(&services, r)),
             Request::DescribeConfigs(r) => ready(configs::describe(&services, &context, &r)),
+            Request::IncrementalAlterConfigs(r) => later(configs::incremental(services, r)),
+            Request::AlterConfigs(r) => later(configs::replace(services, r)),
             Request::ElectLeaders(r) => later(elect::elect(services, context, r)),
             other => groups::take(services, context, other).await,
         }

@@ -81,7 +81,7 @@ pub struct Cluster {
     /// A peer has said that this broker was decommissioned.
     pub(super) dismissed: watch::Sender<bool>,
     /// Counts the reconciler's rounds.
-    reconciled: watch::Receiver<u64>,
+    pub(super) reconciled: watch::Receiver<u64>,
 }
 
 impl std::fmt::Debug for Cluster {

@@ -3,6 +3,7 @@
 //! Promise: [`Cluster::view`] is a committed state; a topic whose creation was answered serves.
 //! Not here: bytes of the protocol, and how a partition works.
 
+mod alter;
 mod card;
 mod claims;
 mod controller;
@@ -29,6 +30,7 @@ mod targets;
 mod vetting;
 mod voters;
 
+pub use alter::{AlterTopicError, Alteration, ConfigChange};
 pub use card::{Card, CardError};
 pub use claims::Claims;
 pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError};

@@ -203,6 +203,7 @@ impl Reconciler {
         self.drop_failed().await;
         self.heal().await;
         let all = self.registry.all();
+        reconfigure(state, &all);
         let held = all.iter().map(|p| (p.topic_id(), p.index())).collect();
         let (node, released) = (self.cluster.node_id(), self.released(state, &all));
         let actions = diff(state, node, &held, &released, &self.disk.logs());
@@ -341,6 +342,17 @@ impl Reconciler {
                 .await
         {
             warn!(%error, "tombstones kept for another round");
+        }
+    }
+}
+
+/// Open partitions go by their topics' configurations as they are now.
+fn reconfigure(state: &ClusterState, all: &[Arc<Partition>]) {
+    for partition in all {
+        let topic = state.topics.get(&partition.topic_id());
+        if topic.is_some_and(|t| partition.reconfigure(&t.config)) {
+            let (topic, index) = (partition.topic(), partition.index());
+            debug!(topic, partition = index, "configuration changed");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Metadata from its own. A command that cannot be carried out changes nothing and says why.
 //! Not here: who proposes (controller), where replicas go (placement), what runs on this broker (reconcile).
 
+use super::alter::Alteration;
 use super::duty::Duty;
 use super::targets::{Move, MoveRefusal};
 use crate::topic_config::TopicConfig;
@@ -111,6 +112,10 @@ pub enum Command {
     CreateTopic(TopicRecord),
     DeleteTopic {
         id: TopicId,
+    },
+    AlterConfig {
+        topic: TopicId,
+        alteration: Alteration,
     },
     /// The replicas on a broker of deleted topics are gone.
     Reaped {
@@ -273,6 +278,7 @@ impl ClusterState {
             Command::RegisterBroker(info) => self.register(info),
             Command::CreateTopic(record) => self.create(record),
             Command::DeleteTopic { id } => self.delete(id.0),
+            Command::AlterConfig { topic, alteration } => self.alter_config(topic.0, &alteration),
             Command::Reaped { ids, node } => self.reaped(&ids, node),
             Command::AllocateProducerIds { .. } => {
                 let first = self.next_producer_id;

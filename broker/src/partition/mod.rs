@@ -217,6 +217,18 @@ impl Partition {
         self.config.read().clone()
     }
 
+    /// Goes by what the topic says for itself now; false if it does already. What was written stays as it is.
+    pub fn reconfigure(&self, wanted: &TopicConfig) -> bool {
+        let now = self.config();
+        let other = !now.asks_as(wanted);
+        if other {
+            let next = Arc::new(now.becomes(wanted));
+            self.log.set_options(next.log_options());
+            *self.config.write() = next;
+        }
+        other
+    }
+
     pub fn leadership(&self) -> Leadership {
         let Role {
             term,

@@ -114,13 +114,21 @@ impl TopicConfig {
     pub fn parse(asked: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let mut checked = BTreeMap::new();
         for (name, value) in asked {
-            let row = table::find(name).ok_or_else(|| ConfigError::Unknown {
-                name: name.clone(),
-                suggestion: table::nearest(name),
-            })?;
+            let row = row(name)?;
             checked.insert(row.name, row.check(value)?);
         }
         Ok(Self::resolve(checked, TopicDefaults::default()))
+    }
+
+    /// The same topic's next configuration, on the same broker.
+    #[must_use]
+    pub fn becomes(&self, next: &TopicConfig) -> Self {
+        next.over(self.defaults)
+    }
+
+    /// Whether both topics say the same for themselves, whatever their brokers do.
+    pub fn asks_as(&self, other: &TopicConfig) -> bool {
+        self.asked == other.asked
     }
 
     /// The same topic on a broker with these defaults.
@@ -229,6 +237,11 @@ impl TopicConfig {
         self.log_append_time
     }
 
+    /// Whether old records go.
+    pub fn deletes(&self) -> bool {
+        self.deletes
+    }
+
     pub fn is_compacted(&self) -> bool {
         self.compacts
     }
@@ -253,6 +266,22 @@ fn default_of(name: &str, defaults: &TopicDefaults) -> String {
         "retention.bytes" => defaults.retention_bytes.to_string(),
         _ => table::find(name).map_or_else(String::new, |row| row.default.to_owned()),
     }
+}
+
+/// A configuration's kind, and its value where neither topic nor broker say anything.
+///
+/// # Errors
+/// If there is no such configuration.
+pub fn usual(name: &str) -> Result<(Kind, &'static str), ConfigError> {
+    let row = row(name)?;
+    Ok((row.kind, row.default))
+}
+
+fn row(name: &str) -> Result<&'static table::Row, ConfigError> {
+    table::find(name).ok_or_else(|| ConfigError::Unknown {
+        name: name.to_owned(),
+        suggestion: table::nearest(name),
+    })
 }
 
 /// One row of documentation: name, default, what it takes, what it does here.

@@ -165,6 +165,18 @@ macro_rules! every_api {
             generated
         );
         $visit!(
+            AlterConfigs,
+            AlterConfigsRequest,
+            AlterConfigsResponse,
+            generated
+        );
+        $visit!(
+            IncrementalAlterConfigs,
+            IncrementalAlterConfigsRequest,
+            IncrementalAlterConfigsResponse,
+            generated
+        );
+        $visit!(
             ElectLeaders,
             ElectLeadersRequest,
             ElectLeadersResponse,
