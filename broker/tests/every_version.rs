@@ -251,6 +251,20 @@ async fn topics_and_metadata() {
     .await;
     let codes: Vec<i16> = deleted.iter().map(|r| r.responses[0].error_code).collect();
     assert_eq!(codes.iter().filter(|c| **c == 0).count(), 5, "{codes:?}");
+
+    let grown = in_every_version(&broker, ApiKey::CreatePartitions, |version| {
+        let topic = message!(create_partitions_request::CreatePartitionsTopic {
+            name: TOPIC.into(),
+            count: 3 + i32::from(version),
+            assignments: None
+        });
+        message!(CreatePartitionsRequest {
+            topics: vec![topic],
+            timeout_ms: 30_000
+        })
+    })
+    .await;
+    assert!(grown.iter().all(|r| r.results[0].error_code == 0));
 }
 
 #[tokio::test]

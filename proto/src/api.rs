@@ -516,6 +516,8 @@ apis! {
         DescribeConfigsRequest => DescribeConfigsResponse;
     AlterConfigs = 33, serves 0..=2, flexible from 2,
         AlterConfigsRequest => AlterConfigsResponse;
+    CreatePartitions = 37, serves 0..=3, flexible from 2,
+        CreatePartitionsRequest => CreatePartitionsResponse;
     ElectLeaders = 43, serves 0..=2, flexible from 2,
         ElectLeadersRequest => ElectLeadersResponse;
     IncrementalAlterConfigs = 44, serves 0..=1, flexible from 1,

@@ -3,7 +3,8 @@
 
 use super::configs::{AlterConfigsError, DescribeConfigsError};
 use crate::cluster::{
-    AlterTopicError, CreateTopicError, DeleteTopicError, ElectError, MoveError, MoveRefusal,
+    AlterTopicError, CreatePartitionsError, CreateTopicError, DeleteTopicError, ElectError,
+    MoveError, MoveRefusal,
 };
 use crate::metrics;
 use crate::partition::{AppendError, ReadError};
@@ -109,5 +110,18 @@ pub fn alter_configs(error: &AlterConfigsError) -> ErrorCode {
         | AlterConfigsError::UnknownType(_)
         | AlterConfigsError::OtherBroker { .. }
         | AlterConfigsError::BrokerSetting(_) => ErrorCode::InvalidRequest,
+    }
+}
+
+pub fn create_partitions(error: &CreatePartitionsError) -> ErrorCode {
+    match error {
+        CreatePartitionsError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
+        CreatePartitionsError::InvalidPartitions(_) => ErrorCode::InvalidPartitions,
+        CreatePartitionsError::InvalidAssignment(_) => ErrorCode::InvalidReplicaAssignment,
+        CreatePartitionsError::InvalidReplication(_) => ErrorCode::InvalidReplicationFactor,
+        CreatePartitionsError::Twice(_) => ErrorCode::InvalidRequest,
+        CreatePartitionsError::TooMuchAtOnce(_) => ErrorCode::PolicyViolation,
+        CreatePartitionsError::TimedOut => ErrorCode::RequestTimedOut,
+        CreatePartitionsError::Unavailable(_) => ErrorCode::NotController,
     }
 }

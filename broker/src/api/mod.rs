@@ -15,6 +15,7 @@ pub mod groups;
 mod leader_epoch;
 mod list_offsets;
 mod metadata;
+mod partitions;
 mod produce;
 mod producer_id;
 mod quorum;
@@ -119,6 +120,7 @@ impl Handler for Api {
             Request::OffsetForLeaderEpoch(r) => later(leader_epoch::answer(services, r)),
             Request::CreateTopics(r) => later(topics::create(services, r)),
             Request::DeleteTopics(r) => later(topics::delete(services, context, r)),
+            Request::CreatePartitions(r) => later(partitions::create(services, r)),
             Request::InitProducerId(r) => later(producer_id::answer(services, r)),
             Request::FindCoordinator(r) => later(find_coordinator::answer(services, context, r)),
             Request::DescribeCluster(r) => ready(cluster::describe(&services, &context, &r)),

@@ -35,7 +35,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 const COMPACT_EVERY: Duration = Duration::from_secs(60);
 
 /// Partitions that one request may create, as in Kafka: each is a group with its tasks and files.
-const PARTITIONS_PER_REQUEST_MAX: i32 = 10_000;
+pub(super) const PARTITIONS_PER_REQUEST_MAX: i32 = 10_000;
 
 /// What this broker says of itself.
 #[derive(Debug, Clone)]
@@ -333,7 +333,8 @@ impl Cluster {
     ) {
         let all = async {
             for created in answers.iter().flatten() {
-                self.topic_serves(created).await;
+                let all = 0..created.partitions;
+                self.partitions_serve(&created.id, all).await;
             }
         };
         if tokio::time::timeout(deadline, all).await.is_err() {
@@ -348,15 +349,16 @@ impl Cluster {
         }
     }
 
-    async fn topic_serves(&self, created: &CreatedTopic) {
+    /// Comes back when each of these partitions has a leader that serves, whichever broker that is.
+    pub(super) async fn partitions_serve(&self, topic: &Uuid, indexes: std::ops::Range<i32>) {
         let mut rounds = self.reconciled.clone();
         let mut leaders = self.leaders.watch();
-        for index in 0..created.partitions {
+        for index in indexes {
             // Wherever it is led: its leader says so to everybody.
             loop {
                 rounds.mark_unchanged();
                 leaders.mark_unchanged();
-                if self.serves(&created.id, index) {
+                if self.serves(topic, index) {
                     break;
                 }
                 let gone = tokio::select! {

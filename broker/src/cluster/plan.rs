@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Partitions of one topic: a typing error must not create a million groups.
-const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
+pub(super) const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
 /// Topics that brokers write and clients only read, by name as in Kafka, whoever created them.
 const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
@@ -114,6 +114,7 @@ pub(super) fn plan(
             disks: disks(state, &partitions),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
+            grown: BTreeMap::new(),
             partitions,
             replication: wish,
             overrides,
@@ -142,7 +143,7 @@ fn default_replication(state: &ClusterState, configured: i16) -> i16 {
     }
 }
 
-fn disks(state: &ClusterState, partitions: &[Vec<i32>]) -> BTreeMap<i32, u64> {
+pub(super) fn disks(state: &ClusterState, partitions: &[Vec<i32>]) -> BTreeMap<i32, u64> {
     let nodes = partitions.iter().flatten();
     nodes
         .filter_map(|node| Some((*node, state.brokers.get(node)?.replica)))

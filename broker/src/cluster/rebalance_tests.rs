@@ -26,6 +26,7 @@ fn topic(n: u8, partitions: Vec<Vec<i32>>, replication: Option<i16>) -> TopicRec
         disks: BTreeMap::new(),
         moves: BTreeMap::new(),
         moved: BTreeSet::new(),
+        grown: BTreeMap::new(),
         overrides: BTreeMap::new(),
     }
 }

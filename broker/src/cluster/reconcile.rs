@@ -413,6 +413,7 @@ mod tests {
             disks: BTreeMap::new(),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
+            grown: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }));
         s

@@ -6,6 +6,7 @@
 
 use super::alter::Alteration;
 use super::duty::Duty;
+use super::grow::Addition;
 use super::targets::{Move, MoveRefusal};
 use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
@@ -77,6 +78,8 @@ pub struct Topic {
     /// Partitions whose replicas have ever been changed: their groups exist, so nobody founds them again,
     /// whatever a disk has forgotten.
     pub moved: BTreeSet<i32>,
+    /// As `disks`, for the partitions from this number on, which were added later.
+    pub grown: BTreeMap<i32, BTreeMap<i32, u64>>,
     pub config: Arc<TopicConfig>,
     pub overrides: BTreeMap<String, String>,
 }
@@ -97,6 +100,8 @@ pub struct TopicRecord {
     pub moves: BTreeMap<i32, Vec<i32>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub moved: BTreeSet<i32>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grown: BTreeMap<i32, BTreeMap<i32, u64>>,
     #[serde(default)]
     pub overrides: BTreeMap<String, String>,
 }
@@ -117,6 +122,7 @@ pub enum Command {
         topic: TopicId,
         alteration: Alteration,
     },
+    AddPartitions(Addition),
     /// The replicas on a broker of deleted topics are gone.
     Reaped {
         ids: Vec<TopicId>,
@@ -170,6 +176,8 @@ pub enum Refusal {
     TopicExists,
     #[error("there is no such topic")]
     UnknownTopic,
+    #[error("the topic has {now} partitions by now")]
+    OtherPartitions { now: i32 },
     #[error("the cluster has been founded already, as {0}")]
     Founded(String),
     #[error(
@@ -235,7 +243,7 @@ impl Topic {
         let replicas = self.target(index).filter(|_| !self.moved.contains(&index));
         let disk = |node: &i32| {
             // Topics of brokers that were alone do not say it: it is the disk that has them.
-            let recorded = self.disks.get(node).copied();
+            let recorded = self.born_on(index, *node);
             recorded.or_else(|| Some(state.brokers.get(node)?.replica))
         };
         replicas.into_iter().flatten().filter_map(disk).collect()
@@ -245,7 +253,7 @@ impl Topic {
     pub fn founder(&self, state: &ClusterState, index: i32) -> Option<u64> {
         let replicas = self.target(index).filter(|_| !self.moved.contains(&index));
         let first = replicas?.first()?;
-        let recorded = self.disks.get(first).copied();
+        let recorded = self.born_on(index, *first);
         recorded.or_else(|| Some(state.brokers.get(first)?.replica))
     }
 }
@@ -279,6 +287,7 @@ impl ClusterState {
             Command::CreateTopic(record) => self.create(record),
             Command::DeleteTopic { id } => self.delete(id.0),
             Command::AlterConfig { topic, alteration } => self.alter_config(topic.0, &alteration),
+            Command::AddPartitions(added) => self.add_partitions(added),
             Command::Reaped { ids, node } => self.reaped(&ids, node),
             Command::AllocateProducerIds { .. } => {
                 let first = self.next_producer_id;
@@ -442,6 +451,7 @@ fn to_topic(record: TopicRecord) -> Result<Topic, String> {
         disks: record.disks,
         moves: record.moves,
         moved: record.moved,
+        grown: record.grown,
         config: Arc::new(config),
         overrides: record.overrides,
     })
@@ -457,6 +467,7 @@ fn to_record(topic: &Topic) -> TopicRecord {
         disks: topic.disks.clone(),
         moves: topic.moves.clone(),
         moved: topic.moved.clone(),
+        grown: topic.grown.clone(),
         overrides: topic.overrides.clone(),
     }
 }
@@ -475,6 +486,7 @@ mod tests {
             disks: BTreeMap::new(),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
+            grown: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }
     }

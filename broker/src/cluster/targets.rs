@@ -193,6 +193,7 @@ pub(super) mod tests {
             disks: BTreeMap::from([(1, 10)]),
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
+            grown: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }));
         s

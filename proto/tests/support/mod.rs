@@ -177,6 +177,12 @@ macro_rules! every_api {
             generated
         );
         $visit!(
+            CreatePartitions,
+            CreatePartitionsRequest,
+            CreatePartitionsResponse,
+            generated
+        );
+        $visit!(
             ElectLeaders,
             ElectLeadersRequest,
             ElectLeadersResponse,
