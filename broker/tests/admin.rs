@@ -110,3 +110,110 @@ async fn trap_35_partitions_are_answered_topic_by_topic() {
     assert_eq!(partitions(&mut socket, "a").await, 3);
     assert_eq!(partitions(&mut socket, "g").await, 2);
 }
+
+async fn delete_records(
+    socket: &mut TcpStream,
+    topic: &str,
+    wanted: &[(i32, i64)],
+) -> Vec<(i16, i64)> {
+    let partition = |(index, offset): &(i32, i64)| {
+        message!(delete_records_request::DeleteRecordsPartition {
+            partition_index: *index,
+            offset: *offset
+        })
+    };
+    let topic = message!(delete_records_request::DeleteRecordsTopic {
+        name: topic.into(),
+        partitions: wanted.iter().map(partition).collect()
+    });
+    let request = message!(DeleteRecordsRequest {
+        topics: vec![topic],
+        timeout_ms: 30_000
+    });
+    let mut answer = ask(socket, &request, 2).await;
+    let partitions = answer.topics.remove(0).partitions.into_iter();
+    partitions
+        .map(|p| (p.error_code, p.low_watermark))
+        .collect()
+}
+
+async fn earliest(socket: &mut TcpStream, topic: &str) -> i64 {
+    let partition = message!(list_offsets_request::ListOffsetsPartition {
+        partition_index: 0,
+        timestamp: -2
+    });
+    let topic = message!(list_offsets_request::ListOffsetsTopic {
+        name: topic.into(),
+        partitions: vec![partition]
+    });
+    let request = message!(ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![topic]
+    });
+    ask(socket, &request, 5).await.topics[0].partitions[0].offset
+}
+
+#[tokio::test]
+async fn trap_30_deleted_records_are_gone_for_every_client_and_after_a_restart() {
+    let mut broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "cut", 1, &[]).await;
+    for _ in 0..5 {
+        let request = produce("cut", -1, 30_000, vec![batch(1)]);
+        assert_eq!(produced(&mut socket, &request).await[0].error_code, 0);
+    }
+    assert_eq!(
+        delete_records(&mut socket, "cut", &[(0, 3)]).await,
+        [(0, 3)]
+    );
+    // Further back is gone already, which is what was wanted.
+    assert_eq!(
+        delete_records(&mut socket, "cut", &[(0, 2)]).await,
+        [(0, 3)]
+    );
+    for _ in 0..2 {
+        assert_eq!(earliest(&mut socket, "cut").await, 3);
+        for (offset, code) in [(2, ErrorCode::OffsetOutOfRange), (3, ErrorCode::None)] {
+            let fetched = ask(&mut socket, &fetch("cut", offset, 0, 0), FETCH_VERSION).await;
+            let partition = &fetched.responses[0].partitions[0];
+            assert_eq!(partition.error_code, code.code(), "offset {offset}");
+        }
+        broker.kill_and_restart();
+        socket = broker.connect().await;
+    }
+    assert_eq!(
+        delete_records(&mut socket, "cut", &[(0, -1)]).await,
+        [(0, 5)]
+    );
+    assert_eq!(earliest(&mut socket, "cut").await, 5);
+}
+
+#[tokio::test]
+async fn trap_30_what_cannot_be_deleted_is_said_partition_by_partition() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "kept", 1, &[]).await;
+    create(
+        &mut socket,
+        "compacted",
+        1,
+        &[("cleanup.policy", "compact")],
+    )
+    .await;
+    let wanted = [(0, 0), (0, 1), (0, -2), (7, 0)];
+    let codes = delete_records(&mut socket, "kept", &wanted).await;
+    let out_of_range = (ErrorCode::OffsetOutOfRange.code(), -1);
+    let unknown = (ErrorCode::UnknownTopicOrPartition.code(), -1);
+    assert_eq!(codes, [(0, 0), out_of_range, out_of_range, unknown]);
+    let compacted = delete_records(&mut socket, "compacted", &[(0, -1)]).await;
+    assert_eq!(compacted, [(ErrorCode::PolicyViolation.code(), -1)]);
+    assert_eq!(
+        delete_records(&mut socket, "nobody", &[(0, 0)]).await,
+        [unknown]
+    );
+
+    let find = message!(FindCoordinatorRequest { key: "g".into() });
+    ask(&mut socket, &find, 3).await;
+    let own = delete_records(&mut socket, "__consumer_offsets", &[(0, -1)]).await;
+    assert_eq!(own, [(ErrorCode::InvalidTopic.code(), -1)]);
+}

@@ -166,6 +166,26 @@ async fn records_and_offsets() {
         }
     }
 
+    let cut = in_every_version(&broker, ApiKey::DeleteRecords, |_| {
+        let partition = message!(delete_records_request::DeleteRecordsPartition {
+            partition_index: 0,
+            offset: 1
+        });
+        let topic = message!(delete_records_request::DeleteRecordsTopic {
+            name: TOPIC.into(),
+            partitions: vec![partition]
+        });
+        message!(DeleteRecordsRequest {
+            topics: vec![topic],
+            timeout_ms: 30_000
+        })
+    })
+    .await;
+    for response in cut {
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!((partition.error_code, partition.low_watermark), (0, 1));
+    }
+
     let epochs = in_every_version(&broker, ApiKey::OffsetForLeaderEpoch, |_| {
         let partition = message!(offset_for_leader_epoch_request::OffsetForLeaderPartition {
             partition: 0,

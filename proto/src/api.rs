@@ -508,6 +508,8 @@ apis! {
     ApiVersions = 18, serves 0..=4, flexible from 3, ApiVersionsRequest => ApiVersionsResponse;
     CreateTopics = 19, serves 2..=7, flexible from 5, CreateTopicsRequest => CreateTopicsResponse;
     DeleteTopics = 20, serves 1..=6, flexible from 4, DeleteTopicsRequest => DeleteTopicsResponse;
+    DeleteRecords = 21, serves 0..=2, flexible from 2,
+        DeleteRecordsRequest => DeleteRecordsResponse;
     InitProducerId = 22, serves 0..=5, flexible from 2,
         InitProducerIdRequest => InitProducerIdResponse;
     OffsetForLeaderEpoch = 23, serves 2..=4, flexible from 4,

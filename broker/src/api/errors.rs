@@ -7,7 +7,7 @@ use crate::cluster::{
     MoveError, MoveRefusal,
 };
 use crate::metrics;
-use crate::partition::{AppendError, ReadError};
+use crate::partition::{AppendError, DeleteRecordsError, ReadError};
 use logd_proto::ErrorCode;
 
 /// A code as it goes into an answer: counted, if it is an error.
@@ -123,5 +123,15 @@ pub fn create_partitions(error: &CreatePartitionsError) -> ErrorCode {
         CreatePartitionsError::TooMuchAtOnce(_) => ErrorCode::PolicyViolation,
         CreatePartitionsError::TimedOut => ErrorCode::RequestTimedOut,
         CreatePartitionsError::Unavailable(_) => ErrorCode::NotController,
+    }
+}
+
+pub fn delete_records(error: &DeleteRecordsError) -> ErrorCode {
+    match error {
+        DeleteRecordsError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        DeleteRecordsError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        DeleteRecordsError::KeptByPolicy => ErrorCode::PolicyViolation,
+        DeleteRecordsError::Unknown => ErrorCode::RequestTimedOut,
+        DeleteRecordsError::Stopped(_) => ErrorCode::KafkaStorageError,
     }
 }

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod configs;
+mod delete_records;
 mod elect;
 mod errors;
 mod fetch;
@@ -121,6 +122,7 @@ impl Handler for Api {
             Request::CreateTopics(r) => later(topics::create(services, r)),
             Request::DeleteTopics(r) => later(topics::delete(services, context, r)),
             Request::CreatePartitions(r) => later(partitions::create(services, r)),
+            Request::DeleteRecords(r) => later(delete_records::delete(services, r)),
             Request::InitProducerId(r) => later(producer_id::answer(services, r)),
             Request::FindCoordinator(r) => later(find_coordinator::answer(services, context, r)),
             Request::DescribeCluster(r) => ready(cluster::describe(&services, &context, &r)),

@@ -5,6 +5,7 @@
 //! Not here: topics' names in requests, error codes, and how entries become durable.
 
 mod append;
+mod delete_records;
 mod line;
 mod lookup;
 mod producers;
@@ -17,6 +18,7 @@ mod scrub;
 mod tests;
 
 pub use append::{AppendError, Appended, Appending, ValidBatch};
+pub use delete_records::DeleteRecordsError;
 pub use lookup::{TimeOffset, TimeQuery};
 pub use read::{ReadError, ReadOutcome, ReadRequest};
 pub use registry::Registry;

@@ -39,22 +39,23 @@ impl Partition {
             let start = start.min(self.offsets().high_watermark);
             if start > self.offsets().log_start {
                 self.move_log_start(start).await?;
+                info!(
+                    topic = self.topic,
+                    partition = self.index,
+                    log_start = start,
+                    "old segments dropped"
+                );
             }
         }
         self.group.compact().await
     }
 
-    async fn move_log_start(&self, start: i64) -> Result<(), ProposeError> {
+    /// Moves it in the whole group.
+    pub(super) async fn move_log_start(&self, start: i64) -> Result<(), ProposeError> {
         let payload = Bytes::copy_from_slice(&start.to_be_bytes());
         self.group
             .propose_seldom(Proposal::control(LOG_START, payload))
             .await?;
-        info!(
-            topic = self.topic,
-            partition = self.index,
-            log_start = start,
-            "old segments dropped"
-        );
         Ok(())
     }
 }

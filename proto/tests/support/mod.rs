@@ -183,6 +183,12 @@ macro_rules! every_api {
             generated
         );
         $visit!(
+            DeleteRecords,
+            DeleteRecordsRequest,
+            DeleteRecordsResponse,
+            generated
+        );
+        $visit!(
             ElectLeaders,
             ElectLeadersRequest,
             ElectLeadersResponse,
