@@ -217,3 +217,169 @@ async fn trap_30_what_cannot_be_deleted_is_said_partition_by_partition() {
     let own = delete_records(&mut socket, "__consumer_offsets", &[(0, -1)]).await;
     assert_eq!(own, [(ErrorCode::InvalidTopic.code(), -1)]);
 }
+
+/// Commits an offset of a group without members, once its coordinator is there.
+async fn commit(socket: &mut TcpStream, group: &str, topic: &str) {
+    let find = message!(FindCoordinatorRequest { key: group.into() });
+    assert_eq!(ask(socket, &find, 3).await.error_code, 0);
+    let partition = message!(offset_commit_request::OffsetCommitRequestPartition {
+        partition_index: 0,
+        committed_offset: 3
+    });
+    let topic = message!(offset_commit_request::OffsetCommitRequestTopic {
+        name: topic.into(),
+        partitions: vec![partition]
+    });
+    let request = message!(OffsetCommitRequest {
+        group_id: group.into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic]
+    });
+    let answer = ask(socket, &request, 8).await;
+    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+}
+
+async fn committed(socket: &mut TcpStream, group: &str) -> Vec<String> {
+    let request = message!(OffsetFetchRequest {
+        group_id: group.into(),
+        topics: None
+    });
+    let answer = ask(socket, &request, 7).await;
+    answer.topics.iter().map(|t| t.name.to_string()).collect()
+}
+
+/// A member that has joined and stays for as long as its session lasts.
+async fn join(socket: &mut TcpStream, group: &str, topics: &[&str]) {
+    let subscription = {
+        // Version 0, topics, no user data.
+        let mut bytes = vec![0, 0];
+        bytes.extend((topics.len() as u32).to_be_bytes());
+        for topic in topics {
+            bytes.extend((topic.len() as u16).to_be_bytes());
+            bytes.extend(topic.as_bytes());
+        }
+        bytes.extend((-1i32).to_be_bytes());
+        bytes
+    };
+    let protocol = message!(join_group_request::JoinGroupRequestProtocol {
+        name: "range".into(),
+        metadata: subscription.into()
+    });
+    let join = message!(JoinGroupRequest {
+        group_id: group.into(),
+        session_timeout_ms: 60_000,
+        rebalance_timeout_ms: 60_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![protocol]
+    });
+    let joined = ask(socket, &join, 3).await;
+    assert_eq!(joined.error_code, 0);
+    let sync = message!(SyncGroupRequest {
+        group_id: group.into(),
+        generation_id: joined.generation_id,
+        member_id: joined.member_id.clone(),
+        assignments: vec![message!(sync_group_request::SyncGroupRequestAssignment {
+            member_id: joined.member_id,
+            assignment: vec![0, 0].into()
+        })]
+    });
+    assert_eq!(ask(socket, &sync, 3).await.error_code, 0);
+}
+
+const QUICK_GROUPS: &[(&str, &str)] = &[("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")];
+
+async fn delete_groups(socket: &mut TcpStream, groups: &[&str]) -> Vec<i16> {
+    let request = message!(DeleteGroupsRequest {
+        groups_names: groups.iter().map(|g| (*g).into()).collect()
+    });
+    let answer = ask(socket, &request, 2).await;
+    answer.results.iter().map(|r| r.error_code).collect()
+}
+
+async fn delete_offsets(socket: &mut TcpStream, group: &str, topics: &[&str]) -> (i16, Vec<i16>) {
+    let topic = |name: &&str| {
+        message!(offset_delete_request::OffsetDeleteRequestTopic {
+            name: (*name).into(),
+            partitions: vec![message!(
+                offset_delete_request::OffsetDeleteRequestPartition { partition_index: 0 }
+            )]
+        })
+    };
+    let request = message!(OffsetDeleteRequest {
+        group_id: group.into(),
+        topics: topics.iter().map(topic).collect()
+    });
+    let answer = ask(socket, &request, 0).await;
+    let partitions = answer.topics.iter().flat_map(|t| &t.partitions);
+    let codes = partitions.map(|p| p.error_code).collect();
+    (answer.error_code, codes)
+}
+
+#[tokio::test]
+async fn groups_without_members_are_deleted_for_good_and_others_are_not() {
+    let mut broker = Broker::start_with(QUICK_GROUPS);
+    let mut socket = broker.connect().await;
+    create(&mut socket, "read", 1, &[]).await;
+    commit(&mut socket, "gone", "read").await;
+    commit(&mut socket, "busy", "read").await;
+    join(&mut socket, "busy", &["read"]).await;
+    let codes = delete_groups(&mut socket, &["gone", "busy", "nobody"]).await;
+    let expected = [
+        ErrorCode::None,
+        ErrorCode::NonEmptyGroup,
+        ErrorCode::GroupIdNotFound,
+    ];
+    assert_eq!(codes, expected.map(ErrorCode::code));
+    broker.kill_and_restart();
+    let mut socket = broker.connect().await;
+    assert_eq!(committed(&mut socket, "gone").await, [""; 0]);
+    assert_eq!(committed(&mut socket, "busy").await, ["read"]);
+}
+
+#[tokio::test]
+async fn offsets_are_deleted_unless_the_group_reads_the_topic() {
+    let broker = Broker::start_with(QUICK_GROUPS);
+    let mut socket = broker.connect().await;
+    for topic in ["read", "left"] {
+        create(&mut socket, topic, 1, &[]).await;
+        commit(&mut socket, "g", topic).await;
+    }
+    join(&mut socket, "g", &["read"]).await;
+    let deleted = delete_offsets(&mut socket, "g", &["nobody", "read", "left"]).await;
+    let codes = [
+        ErrorCode::UnknownTopicOrPartition,
+        ErrorCode::GroupSubscribedToTopic,
+        ErrorCode::None,
+    ];
+    assert_eq!(deleted, (0, codes.map(ErrorCode::code).to_vec()));
+    assert_eq!(committed(&mut socket, "g").await, ["read"]);
+    let absent = delete_offsets(&mut socket, "absent", &["read"]).await;
+    assert_eq!(absent, (ErrorCode::GroupIdNotFound.code(), vec![]));
+}
+
+#[tokio::test]
+async fn groups_are_listed_by_state_and_by_type() {
+    let broker = Broker::start_with(QUICK_GROUPS);
+    let mut socket = broker.connect().await;
+    create(&mut socket, "read", 1, &[]).await;
+    commit(&mut socket, "empty", "read").await;
+    commit(&mut socket, "busy", "read").await;
+    join(&mut socket, "busy", &["read"]).await;
+    for (states, types, expected) in [
+        (vec![], vec![], vec!["busy", "empty"]),
+        (vec!["Stable"], vec![], vec!["busy"]),
+        (vec!["empty", "Stable"], vec![], vec!["busy", "empty"]),
+        (vec!["Dead"], vec![], vec![]),
+        (vec![], vec!["Classic"], vec!["busy", "empty"]),
+        (vec!["Empty"], vec!["classic"], vec!["empty"]),
+        (vec![], vec!["consumer"], vec![]),
+    ] {
+        let request = message!(ListGroupsRequest {
+            states_filter: states.iter().map(|s| (*s).into()).collect(),
+            types_filter: types.iter().map(|t| (*t).into()).collect()
+        });
+        let listed = ask(&mut socket, &request, 5).await;
+        let ids: Vec<&str> = listed.groups.iter().map(|g| g.group_id.as_str()).collect();
+        assert_eq!(ids, expected, "{states:?} {types:?}");
+    }
+}

@@ -620,4 +620,31 @@ async fn committed_offsets() {
         };
         assert_eq!(offset, 10, "what the last version committed");
     }
+
+    let deleted = in_every_version(&broker, ApiKey::OffsetDelete, |_| {
+        let partition =
+            message!(offset_delete_request::OffsetDeleteRequestPartition { partition_index: 0 });
+        let topic = message!(offset_delete_request::OffsetDeleteRequestTopic {
+            name: TOPIC.into(),
+            partitions: vec![partition]
+        });
+        message!(OffsetDeleteRequest {
+            group_id: "g".into(),
+            topics: vec![topic]
+        })
+    })
+    .await;
+    assert!(
+        deleted
+            .iter()
+            .all(|r| r.topics[0].partitions[0].error_code == 0)
+    );
+
+    let absent = in_every_version(&broker, ApiKey::DeleteGroups, |_| {
+        message!(DeleteGroupsRequest {
+            groups_names: vec!["absent".into()]
+        })
+    })
+    .await;
+    assert!(absent.iter().all(|r| r.results[0].error_code == 69));
 }

@@ -520,6 +520,8 @@ apis! {
         AlterConfigsRequest => AlterConfigsResponse;
     CreatePartitions = 37, serves 0..=3, flexible from 2,
         CreatePartitionsRequest => CreatePartitionsResponse;
+    DeleteGroups = 42, serves 0..=2, flexible from 2,
+        DeleteGroupsRequest => DeleteGroupsResponse;
     ElectLeaders = 43, serves 0..=2, flexible from 2,
         ElectLeadersRequest => ElectLeadersResponse;
     IncrementalAlterConfigs = 44, serves 0..=1, flexible from 1,
@@ -528,6 +530,8 @@ apis! {
         AlterPartitionReassignmentsRequest => AlterPartitionReassignmentsResponse;
     ListPartitionReassignments = 46, serves 0..=0, flexible from 0,
         ListPartitionReassignmentsRequest => ListPartitionReassignmentsResponse;
+    OffsetDelete = 47, serves 0..=0, flexible from 32767,
+        OffsetDeleteRequest => OffsetDeleteResponse;
     DescribeQuorum = 55, serves 0..=2, flexible from 0,
         DescribeQuorumRequest => DescribeQuorumResponse;
     DescribeCluster = 60, serves 0..=2, flexible from 0,

@@ -8,6 +8,7 @@
 mod membership;
 mod offsets;
 mod overview;
+mod removal;
 
 use super::errors::told;
 use super::{Answer, Answering, Context, Services, later};
@@ -36,6 +37,11 @@ pub async fn take(services: Arc<Services>, context: Context, request: Request) -
             let topics = services.cluster.view();
             let coordinates = services.clone();
             later(offsets::fetch(groups, topics, coordinates, &context, r).await)
+        }
+        Request::DeleteGroups(r) => later(removal::delete_groups(groups, r).await),
+        Request::OffsetDelete(r) => {
+            let topics = services.cluster.view();
+            later(removal::delete_offsets(groups, &topics, r).await)
         }
         Request::DescribeGroups(r) => later(overview::describe(groups, &context, r).await),
         Request::ListGroups(r) => later(overview::list(groups.clone(), r)),

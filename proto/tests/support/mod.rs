@@ -189,6 +189,18 @@ macro_rules! every_api {
             generated
         );
         $visit!(
+            DeleteGroups,
+            DeleteGroupsRequest,
+            DeleteGroupsResponse,
+            generated
+        );
+        $visit!(
+            OffsetDelete,
+            OffsetDeleteRequest,
+            OffsetDeleteResponse,
+            generated
+        );
+        $visit!(
             ElectLeaders,
             ElectLeadersRequest,
             ElectLeadersResponse,
