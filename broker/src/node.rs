@@ -275,6 +275,7 @@ impl Node {
         let services = Services {
             cluster: cluster.clone(),
             partitions: registry.clone(),
+            disk: disk.clone(),
             groups,
             settings: settings::of_requests(&config, cluster.node_id(), &bound),
             now_ms,

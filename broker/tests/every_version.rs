@@ -7,36 +7,12 @@
 
 mod common;
 
+use common::versions::{TOPIC, in_every_version, topic};
 use common::{Broker, exchange};
-use logd_proto::api::{ApiKey, decode_response, encode_request};
+use logd_proto::api::{ApiKey, encode_request};
 use logd_proto::messages::*;
 use logd_proto::record_batch::BatchBuilder;
 use logd_proto::{StrBytes, Uuid, message};
-
-const TOPIC: &str = "every-version";
-
-/// Sends a request in each of its versions; the answer must decode and repeat the correlation id.
-async fn in_every_version<R: RequestResponsePair>(
-    broker: &Broker,
-    api: ApiKey,
-    build: impl Fn(i16) -> R,
-) -> Vec<R::Response> {
-    let mut answers = Vec::new();
-    for version in api.versions() {
-        let when = format!("{} version {version}", api.name());
-        let frame = encode_request(&build(version), version, 7, Some("every-version"))
-            .unwrap_or_else(|e| panic!("{when}: {e}"));
-        let mut socket = broker.connect().await;
-        let answer = exchange(&mut socket, &frame.to_bytes())
-            .await
-            .unwrap_or_else(|e| panic!("{when}: {e}"));
-        let (correlation_id, response) =
-            decode_response::<R>(answer, version).unwrap_or_else(|e| panic!("{when}: {e}"));
-        assert_eq!(correlation_id, 7, "{when}");
-        answers.push(response);
-    }
-    answers
-}
 
 fn batch() -> bytes::Bytes {
     let mut batch = BatchBuilder::new();
@@ -44,31 +20,6 @@ fn batch() -> bytes::Bytes {
         .push(1_700_000_000_000, Some(b"k"), Some(b"v"), &[])
         .expect("it fits");
     batch.build().expect("it builds")
-}
-
-/// The topic's id, and the topic created on the way.
-async fn topic(broker: &Broker) -> Uuid {
-    let wanted = message!(create_topics_request::CreatableTopic {
-        name: TOPIC.into(),
-        num_partitions: 2,
-        replication_factor: 1
-    });
-    let request = message!(CreateTopicsRequest {
-        topics: vec![wanted],
-        timeout_ms: 30_000
-    });
-    let mut socket = broker.connect().await;
-    let frame = encode_request(&request, 7, 1, None)
-        .expect("it encodes")
-        .to_bytes();
-    let answer = exchange(&mut socket, &frame).await.expect("an answer");
-    let (_, response) = decode_response::<CreateTopicsRequest>(answer, 7).expect("it decodes");
-    assert_eq!(
-        response.topics[0].error_code, 0,
-        "{:?}",
-        response.topics[0].error_message
-    );
-    response.topics[0].topic_id
 }
 
 #[tokio::test]
@@ -371,65 +322,6 @@ async fn clusters_and_moves() {
         let codes: Vec<i16> = results.iter().map(|r| r.error_code).collect();
         assert_eq!(codes, [84, 3], "not needed, and unknown");
     }
-}
-
-#[tokio::test]
-async fn configurations() {
-    let broker = Broker::start();
-    topic(&broker).await;
-
-    let described = in_every_version(&broker, ApiKey::DescribeConfigs, |version| {
-        let resource = message!(describe_configs_request::DescribeConfigsResource {
-            resource_type: 2,
-            resource_name: TOPIC.into(),
-            configuration_keys: None
-        });
-        message!(DescribeConfigsRequest {
-            resources: vec![resource],
-            include_synonyms: true,
-            include_documentation: version >= 3
-        })
-    })
-    .await;
-    for response in described {
-        let result = &response.results[0];
-        assert_eq!(result.error_code, 0);
-        assert!(result.configs.iter().all(|c| !c.synonyms.is_empty()));
-    }
-
-    let altered = in_every_version(&broker, ApiKey::IncrementalAlterConfigs, |version| {
-        let config = message!(incremental_alter_configs_request::AlterableConfig {
-            name: "retention.ms".into(),
-            value: Some(version.to_string().into())
-        });
-        let resource = message!(incremental_alter_configs_request::AlterConfigsResource {
-            resource_type: 2,
-            resource_name: TOPIC.into(),
-            configs: vec![config]
-        });
-        message!(IncrementalAlterConfigsRequest {
-            resources: vec![resource]
-        })
-    })
-    .await;
-    assert!(altered.iter().all(|r| r.responses[0].error_code == 0));
-
-    let replaced = in_every_version(&broker, ApiKey::AlterConfigs, |version| {
-        let config = message!(alter_configs_request::AlterableConfig {
-            name: "retention.ms".into(),
-            value: Some(version.to_string().into())
-        });
-        let resource = message!(alter_configs_request::AlterConfigsResource {
-            resource_type: 2,
-            resource_name: TOPIC.into(),
-            configs: vec![config]
-        });
-        message!(AlterConfigsRequest {
-            resources: vec![resource]
-        })
-    })
-    .await;
-    assert!(replaced.iter().all(|r| r.responses[0].error_code == 0));
 }
 
 #[tokio::test]

@@ -518,6 +518,8 @@ apis! {
         DescribeConfigsRequest => DescribeConfigsResponse;
     AlterConfigs = 33, serves 0..=2, flexible from 2,
         AlterConfigsRequest => AlterConfigsResponse;
+    DescribeLogDirs = 35, serves 1..=4, flexible from 2,
+        DescribeLogDirsRequest => DescribeLogDirsResponse;
     CreatePartitions = 37, serves 0..=3, flexible from 2,
         CreatePartitionsRequest => CreatePartitionsResponse;
     DeleteGroups = 42, serves 0..=2, flexible from 2,
@@ -536,4 +538,12 @@ apis! {
         DescribeQuorumRequest => DescribeQuorumResponse;
     DescribeCluster = 60, serves 0..=2, flexible from 0,
         DescribeClusterRequest => DescribeClusterResponse;
+    DescribeProducers = 61, serves 0..=0, flexible from 0,
+        DescribeProducersRequest => DescribeProducersResponse;
+    UnregisterBroker = 64, serves 0..=0, flexible from 0,
+        UnregisterBrokerRequest => UnregisterBrokerResponse;
+    ListConfigResources = 74, serves 0..=1, flexible from 0,
+        ListConfigResourcesRequest => ListConfigResourcesResponse;
+    DescribeTopicPartitions = 75, serves 0..=0, flexible from 0,
+        DescribeTopicPartitionsRequest => DescribeTopicPartitionsResponse;
 }

@@ -6,9 +6,11 @@
 
 mod alter;
 mod describe;
+mod list;
 
 pub use alter::{AlterConfigsError, incremental, replace};
 pub use describe::{DescribeConfigsError, describe};
+pub use list::list;
 
 use crate::topic_config::{Described, Kind, Source};
 use logd_proto::messages::create_topics_response::CreatableTopicConfigs;

@@ -3,8 +3,8 @@
 
 use super::configs::{AlterConfigsError, DescribeConfigsError};
 use crate::cluster::{
-    AlterTopicError, CreatePartitionsError, CreateTopicError, DeleteTopicError, ElectError,
-    MoveError, MoveRefusal,
+    AlterTopicError, CreatePartitionsError, CreateTopicError, DeleteTopicError, DutyError,
+    ElectError, MoveError, MoveRefusal, UnregisterError,
 };
 use crate::metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ReadError};
@@ -133,5 +133,19 @@ pub fn delete_records(error: &DeleteRecordsError) -> ErrorCode {
         DeleteRecordsError::KeptByPolicy => ErrorCode::PolicyViolation,
         DeleteRecordsError::Unknown => ErrorCode::RequestTimedOut,
         DeleteRecordsError::Stopped(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+pub fn unregister(error: &UnregisterError) -> ErrorCode {
+    match error {
+        UnregisterError::Unknown(_) | UnregisterError::Duty(DutyError::Unknown(_)) => {
+            ErrorCode::BrokerIdNotRegistered
+        }
+        UnregisterError::StillNeeded { .. }
+        | UnregisterError::Duty(DutyError::NoRoom { .. } | DutyError::Last(_)) => {
+            ErrorCode::PolicyViolation
+        }
+        UnregisterError::Duty(DutyError::Unavailable(_)) => ErrorCode::NotController,
+        UnregisterError::NotYet(_) => ErrorCode::RequestTimedOut,
     }
 }

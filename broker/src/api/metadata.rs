@@ -154,7 +154,7 @@ fn describe(services: &Services, topic: &Topic) -> MetadataResponseTopic {
     })
 }
 
-fn partition(
+pub(super) fn partition(
     services: &Services,
     topic: &Topic,
     index: i32,

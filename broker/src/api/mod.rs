@@ -15,13 +15,17 @@ mod find_coordinator;
 pub mod groups;
 mod leader_epoch;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod partitions;
 mod produce;
 mod producer_id;
+mod producers;
 mod quorum;
 mod reassign;
+mod topic_partitions;
 mod topics;
+mod unregister;
 mod versions;
 
 use crate::cluster::Cluster;
@@ -30,6 +34,7 @@ use crate::topic_config::{Described, TopicDefaults};
 use logd_proto::api::{ApiKey, Request, Response};
 use logd_proto::leader::{CurrentLeader, NodeEndpoint};
 use logd_proto::{ErrorCode, StrBytes, Uuid};
+use logd_storage::Disk;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -80,6 +85,8 @@ pub struct Settings {
     pub topic_defaults: TopicDefaults,
     /// This broker's own settings, under Kafka's names.
     pub broker: Arc<[Described]>,
+    /// Where this broker keeps everything.
+    pub log_dir: String,
 }
 
 /// Everything requests act on.
@@ -87,6 +94,7 @@ pub struct Settings {
 pub struct Services {
     pub cluster: Arc<Cluster>,
     pub partitions: Arc<Registry>,
+    pub disk: Disk,
     pub groups: Arc<crate::group::Coordinator>,
     pub settings: Settings,
     /// Milliseconds since the epoch.
@@ -126,6 +134,11 @@ impl Handler for Api {
             Request::InitProducerId(r) => later(producer_id::answer(services, r)),
             Request::FindCoordinator(r) => later(find_coordinator::answer(services, context, r)),
             Request::DescribeCluster(r) => ready(cluster::describe(&services, &context, &r)),
+            Request::DescribeTopicPartitions(r) => ready(topic_partitions::describe(&services, &r)),
+            Request::DescribeLogDirs(r) => ready(log_dirs::describe(&services, &context, r)),
+            Request::DescribeProducers(r) => later(producers::describe(services, r)),
+            Request::ListConfigResources(r) => ready(configs::list(&services, &context, &r)),
+            Request::UnregisterBroker(r) => later(unregister::unregister(services, r)),
             Request::DescribeQuorum(r) => later(quorum::describe(services, context, r)),
             Request::AlterPartitionReassignments(r) => later(reassign::alter(services, context, r)),
             Request::ListPartitionReassignments(r) => ready(reassign::list(&services, r)),

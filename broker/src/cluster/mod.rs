@@ -47,7 +47,7 @@ pub use placement::PlacementError;
 pub use plan::{CreateTopicError, CreatedTopic, NewTopic};
 pub use preferred::keep_preferred_leaders;
 pub use reconcile::{Action, Reconciler, SpecOf, diff};
-pub use retire::{DutyError, retire_brokers};
+pub use retire::{DutyError, UnregisterError, retire_brokers};
 pub use slow_disk::{Syncs, avoid_slow_disk};
 pub use start::{StartError, Surroundings, start};
 pub use state::{

@@ -38,6 +38,24 @@ pub enum DutyError {
     Unavailable(String),
 }
 
+/// How long an answer waits until a broker that holds nothing is forgotten.
+const UNREGISTER_PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnregisterError {
+    #[error("there is no broker {0}")]
+    Unknown(i32),
+    #[error(
+        "broker {node} is to hold {partitions} partitions, which unregistering would not move; decommission it instead \
+         (logctl node decommission {node})"
+    )]
+    StillNeeded { node: i32, partitions: usize },
+    #[error(transparent)]
+    Duty(#[from] DutyError),
+    #[error("broker {0} is leaving, and is forgotten as soon as no group has it for a member")]
+    NotYet(i32),
+}
+
 fn room(state: &ClusterState, node: i32) -> Result<(), DutyError> {
     let left = state
         .brokers
@@ -84,6 +102,28 @@ impl Cluster {
                 "unexpected answer {other:?}"
             ))),
             Err(error) => Err(DutyError::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Forgets a broker that holds nothing; an answer comes when it is forgotten.
+    ///
+    /// # Errors
+    /// If there is no such broker, partitions are to be on it, it is the last, or it takes longer.
+    pub async fn unregister(&self, node: i32) -> Result<(), UnregisterError> {
+        let state = self.view();
+        if !state.brokers.contains_key(&node) {
+            return Err(UnregisterError::Unknown(node));
+        }
+        let partitions = state.partitions_on(node);
+        if partitions > 0 {
+            return Err(UnregisterError::StillNeeded { node, partitions });
+        }
+        self.set_duty(node, Duty::Leaving).await?;
+        let mut view = self.watch();
+        let forgotten = view.wait_for(|s| !s.brokers.contains_key(&node));
+        match tokio::time::timeout(UNREGISTER_PATIENCE, forgotten).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(UnregisterError::NotYet(node)),
         }
     }
 

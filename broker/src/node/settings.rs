@@ -28,6 +28,7 @@ pub(super) fn of_requests(config: &Config, node_id: i32, bound: &Bound) -> Setti
         offsets_topic_partitions: config.topics.offsets_partitions,
         offsets_topic_replication: config.topics.default_replication_factor,
         topic_defaults: topic_defaults(config),
+        log_dir: config.node.data_dir.display().to_string(),
         broker: described(config, node_id, bound).into(),
     }
 }

@@ -20,6 +20,7 @@ mod tests;
 pub use append::{AppendError, Appended, Appending, ValidBatch};
 pub use delete_records::DeleteRecordsError;
 pub use lookup::{TimeOffset, TimeQuery};
+pub use producers::ActiveProducer;
 pub use read::{ReadError, ReadOutcome, ReadRequest};
 pub use registry::Registry;
 pub use replica::Clock;
@@ -462,6 +463,11 @@ impl Partition {
 
     pub fn size_bytes(&self) -> u64 {
         self.log.size_bytes()
+    }
+
+    /// The idempotent producers that have written lately, by id.
+    pub fn active_producers(&self) -> Vec<ActiveProducer> {
+        self.group.with_owner(|r| r.producers().active())
     }
 
     pub fn producers(&self) -> usize {

@@ -81,7 +81,34 @@ pub struct Producers {
     by_id: HashMap<i64, Producer>,
 }
 
+/// A producer as its partition remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    pub id: i64,
+    pub epoch: i16,
+    /// Of its last record.
+    pub last_sequence: i32,
+    /// The latest of its last batch, in milliseconds since the epoch.
+    pub last_timestamp: i64,
+}
+
 impl Producers {
+    /// Who has written lately, by id.
+    pub fn active(&self) -> Vec<ActiveProducer> {
+        let seen = self.by_id.iter().filter_map(|(id, p)| {
+            let last = p.marks.back()?;
+            Some(ActiveProducer {
+                id: *id,
+                epoch: p.epoch,
+                last_sequence: last.last,
+                last_timestamp: last.timestamp,
+            })
+        });
+        let mut active: Vec<ActiveProducer> = seen.collect();
+        active.sort_unstable_by_key(|p| p.id);
+        active
+    }
+
     pub fn len(&self) -> usize {
         self.by_id.len()
     }

@@ -3,6 +3,7 @@
 
 pub mod members;
 pub mod requests;
+pub mod versions;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;

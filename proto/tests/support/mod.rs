@@ -201,6 +201,36 @@ macro_rules! every_api {
             generated
         );
         $visit!(
+            DescribeLogDirs,
+            DescribeLogDirsRequest,
+            DescribeLogDirsResponse,
+            generated
+        );
+        $visit!(
+            DescribeProducers,
+            DescribeProducersRequest,
+            DescribeProducersResponse,
+            generated
+        );
+        $visit!(
+            UnregisterBroker,
+            UnregisterBrokerRequest,
+            UnregisterBrokerResponse,
+            generated
+        );
+        $visit!(
+            ListConfigResources,
+            ListConfigResourcesRequest,
+            ListConfigResourcesResponse,
+            generated
+        );
+        $visit!(
+            DescribeTopicPartitions,
+            DescribeTopicPartitionsRequest,
+            DescribeTopicPartitionsResponse,
+            generated
+        );
+        $visit!(
             ElectLeaders,
             ElectLeadersRequest,
             ElectLeadersResponse,
