@@ -95,7 +95,7 @@ async fn a_disk_shows_its_space_and_what_each_partition_takes() {
     assert_eq!(produced(&mut socket, &request).await[0].error_code, 0);
 
     let everything = message!(DescribeLogDirsRequest { topics: None });
-    let answer = ask(&mut socket, &everything, 4).await;
+    let answer = ask(&mut socket, &everything, 5).await;
     let [dir] = answer.results.as_slice() else {
         panic!("one disk: {answer:?}")
     };

@@ -518,7 +518,7 @@ apis! {
         DescribeConfigsRequest => DescribeConfigsResponse;
     AlterConfigs = 33, serves 0..=2, flexible from 2,
         AlterConfigsRequest => AlterConfigsResponse;
-    DescribeLogDirs = 35, serves 1..=4, flexible from 2,
+    DescribeLogDirs = 35, serves 1..=5, flexible from 2,
         DescribeLogDirsRequest => DescribeLogDirsResponse;
     CreatePartitions = 37, serves 0..=3, flexible from 2,
         CreatePartitionsRequest => CreatePartitionsResponse;
