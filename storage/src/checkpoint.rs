@@ -372,7 +372,13 @@ fn settle(engine: &Engine, last_op: u64) -> Result<(), CheckpointError> {
     engine.wait_copied(engine.copies.pushed()).map_err(gone)
 }
 
-fn sync(engine: &Engine) -> Result<(), CheckpointError> {
+/// Syncs what was written to segments so far. One at a time: whoever comes second knows that what the first
+/// took is synced, too.
+pub(crate) fn sync(engine: &Engine) -> Result<(), CheckpointError> {
+    let _one = engine.syncing.lock();
+    if let Some(why) = engine.poison_reason() {
+        return Err(CheckpointError::Poisoned(why));
+    }
     let segments = std::mem::take(&mut *engine.dirty.lock());
     let dirs = std::mem::take(&mut *engine.dirty_dirs.lock());
     let failed = parking_lot::Mutex::new(None);

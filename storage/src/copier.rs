@@ -8,6 +8,7 @@
 //! is nothing being written to them.
 
 use crate::LogKey;
+use crate::checkpoint;
 use crate::commit::Step;
 use crate::engine::Engine;
 use crate::log::LogInner;
@@ -251,6 +252,7 @@ fn write(engine: &Engine, batch: &Batch) -> io::Result<()> {
             engine.dirty.lock().push(segment.clone());
         }
         trim(engine, &segment);
+        sync_if_many(engine);
     }
     let bytes: usize = batch.copies.iter().map(|c| c.row.length as usize).sum();
     batch.log.state.lock().evict();
@@ -264,6 +266,18 @@ fn write(engine: &Engine, batch: &Batch) -> io::Result<()> {
         .done
         .fetch_add(batch.copies.len() as u64, Ordering::Release);
     Ok(())
+}
+
+/// A segment stays open until it is synced. Too many, and the next has no descriptor: then no checkpoint
+/// comes to an end, as it waits for copies, and none would ever be synced.
+fn sync_if_many(engine: &Engine) {
+    if engine.dirty.lock().len() * 2 < engine.options.open_segments_max {
+        return;
+    }
+    // What fails for good poisons the disk. A folder that finds no descriptor is left for the checkpoint.
+    if let Err(error) = checkpoint::sync(engine) {
+        warn!(%error, "segments stay open");
+    }
 }
 
 /// `None` if the files were taken away by somebody else: that is the end of this log, not of the disk.

@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     pub dirty: Mutex<Vec<Arc<SegmentFile>>>,
     /// Logs whose folder has new names that are not synced.
     pub dirty_dirs: Mutex<BTreeSet<LogKey>>,
+    /// Held while what was in both is synced.
+    pub syncing: Mutex<()>,
     pub open_files: Arc<OpenFiles>,
     next_segment: AtomicU64,
     pub stats: Stats,
@@ -139,6 +141,7 @@ impl Engine {
             tail_bytes: AtomicUsize::new(0),
             dirty: Mutex::default(),
             dirty_dirs: Mutex::default(),
+            syncing: Mutex::default(),
             open_files: Arc::new(OpenFiles::new(options.open_segments_max)),
             // The start's number makes it unique for ever without being written anywhere.
             next_segment: AtomicU64::new(identity.start << 32),

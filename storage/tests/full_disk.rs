@@ -9,7 +9,7 @@
 mod common;
 
 use common::{ROOT, Rng, World, append_one, disk_options, key, log_options, open};
-use logd_storage::vfs::{Fault, SimFs, Vfs};
+use logd_storage::vfs::{Fault, RealFs, SimFs, Vfs};
 use logd_storage::{Disk, DiskOptions, EntryId, Pump};
 use std::path::Path;
 use std::sync::Arc;
@@ -144,4 +144,32 @@ fn descriptors_that_run_out_for_a_while_end_nothing_and_lose_nothing() {
             &format!("seed {seed}, after a power cut"),
         );
     }
+}
+
+/// Open files of this process below a folder.
+fn open_below(dir: &Path) -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    all.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .filter(|file| file.starts_with(dir))
+        .count()
+}
+
+/// Found by a test on a loaded machine: segments that waited for the checkpoint's sync held every descriptor,
+/// and the checkpoint waited for copies that found none.
+#[test]
+fn segments_that_wait_for_their_sync_do_not_take_every_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = DiskOptions {
+        open_segments_max: 8,
+        ..disk_options()
+    };
+    let disk = Disk::open(Arc::new(RealFs), dir.path(), options, &|_| {}).unwrap();
+    let log = disk.open_log(key(0), log_options()).unwrap();
+    for _ in 0..40 {
+        append_one(&log, 1, 9_000);
+        disk.pump();
+    }
+    let open = open_below(&dir.path().join("logs"));
+    assert!(open <= 2 * 8, "{open} files of 40 segments are open");
+    disk.checkpoint().unwrap();
 }
