@@ -14,7 +14,9 @@ use logd_proto::ErrorCode;
 use logd_proto::api::encode_request;
 use logd_proto::message;
 use logd_proto::messages::*;
-use logd_proto::record_batch::{BatchBuilder, HEADER_BYTES, with_max_timestamp};
+use logd_proto::record_batch::{
+    BatchBuilder, Compression, HEADER_BYTES, Records, with_max_timestamp,
+};
 
 const TOPIC: &str = "rules";
 
@@ -163,4 +165,67 @@ async fn a_batch_sent_again_is_answered_as_the_first_time_also_after_kill_9() {
     assert_eq!((bumped.error_code, bumped.base_offset), (0, 3));
     let fenced = &produced(&mut socket, &numbered(0, 3)).await[0];
     assert_eq!(fenced.error_code, ErrorCode::InvalidProducerEpoch.code());
+}
+
+/// Trap 18: what `compression.type` does not name is kept byte for byte.
+#[tokio::test]
+async fn trap_18_a_topic_that_names_a_codec_stores_every_batch_in_it() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let compressed = |codec| {
+        let mut batch = BatchBuilder::new().compression(codec);
+        for n in 0..100 {
+            batch
+                .push(1_000 + n, Some(b"key"), Some(&[b'v'; 200]), &[])
+                .expect("it fits");
+        }
+        batch.build().expect("a batch")
+    };
+    let as_sent = compressed(Compression::Snappy);
+    for (word, codec) in [
+        ("producer", Compression::Snappy),
+        ("uncompressed", Compression::None),
+        ("gzip", Compression::Gzip),
+        ("lz4", Compression::Lz4),
+        ("zstd", Compression::Zstd),
+    ] {
+        create(&mut socket, word, 1, &[("compression.type", word)]).await;
+        let request = produce(word, -1, 30_000, vec![as_sent.clone()]);
+        let answers = produced(&mut socket, &request).await;
+        assert_eq!(answers[0].error_code, 0, "{:?}", answers[0].error_message);
+        let read = ask(&mut socket, &fetch(word, 0, 1, 0), FETCH_VERSION).await;
+        let stored = read.responses[0].partitions[0].records.clone();
+        let stored = stored.expect("a batch");
+        let records = Records::open(&stored, 1 << 20).expect("it opens");
+        assert_eq!(
+            records.header().attributes.compression(),
+            Some(codec),
+            "{word}"
+        );
+        let last = records.iter().last().expect("a record").expect("whole");
+        assert_eq!((last.offset, last.timestamp), (99, 1_099));
+        assert_eq!(
+            stored[HEADER_BYTES..] == as_sent[HEADER_BYTES..],
+            word == "producer"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_as_the_topic_stores_it_is_refused() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let config = [
+        ("compression.type", "uncompressed"),
+        ("max.message.bytes", "1000"),
+    ];
+    create(&mut socket, TOPIC, 1, &config).await;
+    let mut batch = BatchBuilder::new().compression(Compression::Zstd);
+    batch
+        .push(5, None, Some(&[7; 5_000]), &[])
+        .expect("it fits");
+    let batch = batch.build().expect("a batch");
+    assert!(batch.len() < 1_000);
+    let answers = produced(&mut socket, &produce(TOPIC, -1, 30_000, vec![batch])).await;
+    assert_eq!(answers[0].error_code, ErrorCode::MessageTooLarge.code());
 }

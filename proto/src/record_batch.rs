@@ -25,6 +25,7 @@
 
 mod builder;
 mod compression;
+mod recompress;
 mod records;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -32,7 +33,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::ErrorCode;
 
 pub use builder::{BatchBuilder, BuildError};
-pub use compression::{Compression, CompressionError, compress, decompress};
+pub use compression::{Codec, Compression, CompressionError, compress, decompress};
+pub use recompress::recompressed;
 pub use records::{
     Header, Headers, Record, RecordIter, RecordRules, Records, RecordsError, RecordsSummary,
     validate_records,
@@ -480,6 +482,11 @@ fn set_max_timestamp(mut batch: BytesMut, timestamp: i64) -> Bytes {
     if let Some(bytes) = batch.get_mut(35..43) {
         bytes.copy_from_slice(&timestamp.to_be_bytes());
     }
+    with_checksum(batch)
+}
+
+/// The batch with the checksum of what it holds now.
+fn with_checksum(mut batch: BytesMut) -> Bytes {
     let crc = checksum(&batch);
     if let Some(bytes) = batch.get_mut(17..CHECKSUMMED_FROM) {
         bytes.copy_from_slice(&crc.to_be_bytes());

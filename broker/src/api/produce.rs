@@ -11,8 +11,8 @@ use logd_proto::produce::{
     ProduceTopicResponse, RecordError,
 };
 use logd_proto::record_batch::{
-    BatchHeader, BatchLimits, RecordsError, validate, validate_records, with_log_append_time,
-    with_max_timestamp,
+    BatchError, BatchHeader, BatchLimits, RecordsError, recompressed, validate, validate_records,
+    with_log_append_time, with_max_timestamp,
 };
 use logd_proto::{ErrorCode, StrBytes};
 use std::sync::Arc;
@@ -187,6 +187,10 @@ async fn queue(
         Ok(checked) => checked,
         Err(refusal) => return Queued::Refused(ProducePartitionResponse { index, ..refusal }),
     };
+    let batch = match stored(&partition, batch).await {
+        Ok(batch) => batch,
+        Err(refusal) => return Queued::Refused(ProducePartitionResponse { index, ..refusal }),
+    };
     let checked = Instant::now();
     metrics::produce_stage(Stage::Validate, checked - begun);
     let (records, bytes) = (batch.header.record_count as u64, batch.bytes.len() as u64);
@@ -249,6 +253,34 @@ fn check(
     };
     let header = BatchHeader::parse(&bytes).map_err(refused)?;
     Ok((ValidBatch { bytes, header }, append_time))
+}
+
+/// The batch as the topic stores it: most topics, as it was sent.
+async fn stored(
+    partition: &Partition,
+    batch: ValidBatch,
+) -> Result<ValidBatch, ProducePartitionResponse> {
+    let config = partition.config();
+    let (from, to) = (batch.header.attributes.compression(), config.stored_as());
+    let (Some(from), Some(to)) = (from, to) else {
+        return Ok(batch);
+    };
+    if from == to.compression {
+        return Ok(batch);
+    }
+    let output_bytes_max = config.record_rules(0).output_bytes_max;
+    let work = move || recompressed(&batch.bytes, from, to, output_bytes_max);
+    // Some milliseconds for a large batch: other connections do not wait for them.
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|_| explained(0, ErrorCode::UnknownServerError, "the broker stops"))?;
+    let bytes = done.map_err(|e| unfit(&e.into()))?;
+    let (size, limit) = (bytes.len(), config.max_message_bytes());
+    let refused = |e: BatchError| explained(0, e.code(), &e.to_string());
+    if size > limit {
+        return Err(refused(BatchError::TooLarge { size, limit }));
+    }
+    let header = BatchHeader::parse(&bytes).map_err(refused)?;
+    Ok(ValidBatch { bytes, header })
 }
 
 /// Phase two: the fate of a queued batch. When time runs out the batch may still be committed.

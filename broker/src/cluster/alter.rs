@@ -291,7 +291,7 @@ mod tests {
             ("retention.ms", "soon"),
             ("no.such.key", "1"),
             ("min.insync.replicas", "2"),
-            ("compression.type", "zstd"),
+            ("compression.type", "lzma"),
         ] {
             let pairs = [("segment.ms", set("7")), (bad.0, set(bad.1))];
             let refused = alter(&mut s, false, &pairs);

@@ -174,9 +174,9 @@ mod tests {
 
     #[test]
     fn what_takes_one_value_only_is_read_only_and_says_why() {
-        let fixed = of(&[], TopicDefaults::default(), "compression.type");
+        let fixed = of(&[], TopicDefaults::default(), "preallocate");
         assert!(fixed.read_only);
-        assert!(fixed.documentation.contains("compressed"), "{fixed:?}");
+        assert!(fixed.documentation.contains("full disk"), "{fixed:?}");
         assert!(!of(&[], TopicDefaults::default(), "retention.ms").read_only);
     }
 

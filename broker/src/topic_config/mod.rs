@@ -11,7 +11,7 @@ mod table;
 pub use describe::{Described, Layer, Source, of_broker};
 pub use table::Kind;
 
-use logd_proto::record_batch::RecordRules;
+use logd_proto::record_batch::{Codec, Compression, RecordRules};
 use logd_storage::LogOptions;
 use logd_storage::retention::Policy;
 use std::collections::BTreeMap;
@@ -100,6 +100,8 @@ pub struct TopicConfig {
     compacts: bool,
     min_insync_replicas: i64,
     log_append_time: bool,
+    /// `None`: as the producer sent it.
+    stored_as: Option<Codec>,
     timestamp_before_ms_max: i64,
     timestamp_after_ms_max: i64,
     /// With the topic's own values in place of the broker's.
@@ -151,6 +153,9 @@ impl TopicConfig {
             deletes: policy.split(',').any(|p| p == "delete"),
             compacts: policy.split(',').any(|p| p == "compact"),
             min_insync_replicas: number("min.insync.replicas"),
+            stored_as: stored_as(&text("compression.type"), |codec| {
+                i32::try_from(number(&format!("compression.{codec}.level"))).ok()
+            }),
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
             timestamp_before_ms_max: number("message.timestamp.before.max.ms"),
             timestamp_after_ms_max: number("message.timestamp.after.max.ms"),
@@ -233,6 +238,11 @@ impl TopicConfig {
         }
     }
 
+    /// How batches are stored, if not as the producer sent them.
+    pub fn stored_as(&self) -> Option<Codec> {
+        self.stored_as
+    }
+
     pub fn log_append_time(&self) -> bool {
         self.log_append_time
     }
@@ -255,6 +265,19 @@ impl Default for TopicConfig {
     fn default() -> Self {
         Self::resolve(BTreeMap::new(), TopicDefaults::default())
     }
+}
+
+fn stored_as(word: &str, level: impl Fn(&str) -> Option<i32>) -> Option<Codec> {
+    let (compression, level) = match word {
+        "uncompressed" => (Compression::None, None),
+        // Kafka's number for gzip's own default.
+        "gzip" => (Compression::Gzip, level(word).filter(|l| *l >= 0)),
+        "snappy" => (Compression::Snappy, None),
+        "lz4" => (Compression::Lz4, None),
+        "zstd" => (Compression::Zstd, level(word)),
+        _ => return None,
+    };
+    Some(Codec { compression, level })
 }
 
 /// The value of a topic that says nothing: the broker's where it has one, the table's otherwise.

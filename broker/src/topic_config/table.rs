@@ -74,7 +74,6 @@ const fn row(
 
 const NO_TIERS: &str = "there is no remote storage";
 const NO_THROTTLE: &str = "one broker replicates nothing, so there is nothing to throttle";
-const AS_SENT: &str = "batches are stored as the producer compressed them";
 const FOREVER: &str = "9223372036854775807";
 
 /// In the order of their names.
@@ -92,15 +91,15 @@ pub const TABLE: &[Row] = &[
         "compression.gzip.level",
         Kind::Int,
         "-1",
-        Rule::Only(&["-1"], AS_SENT),
-        "",
+        Rule::Word(&["-1", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
+        "how hard gzip tries where compression.type is gzip; -1: its own default",
     ),
     row(
         "compression.lz4.level",
         "compression.lz4.level",
         Kind::Int,
         "9",
-        Rule::Only(&["9"], AS_SENT),
+        Rule::Only(&["9"], "lz4 is written at one level"),
         "",
     ),
     row(
@@ -108,16 +107,16 @@ pub const TABLE: &[Row] = &[
         "compression.type",
         Kind::String,
         "producer",
-        Rule::Only(&["producer"], AS_SENT),
-        "",
+        Rule::Word(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
+        "how batches are stored; producer: as they were sent, which costs this broker nothing",
     ),
     row(
         "compression.zstd.level",
         "compression.zstd.level",
         Kind::Int,
         "3",
-        Rule::Only(&["3"], AS_SENT),
-        "",
+        Rule::Int(-131_072, 22),
+        "how hard zstd tries where compression.type is zstd",
     ),
     row(
         "delete.retention.ms",

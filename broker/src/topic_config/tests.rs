@@ -126,6 +126,9 @@ fn values_out_of_bounds_say_what_is_taken() {
         ("min.cleanable.dirty.ratio", "1.5"),
         ("min.insync.replicas", "0"),
         ("flush.ms", "soon"),
+        ("compression.type", "lzma"),
+        ("compression.zstd.level", "23"),
+        ("compression.gzip.level", "0"),
     ] {
         let refused = parse(&[(name, value)]).unwrap_err();
         assert!(
@@ -137,13 +140,11 @@ fn values_out_of_bounds_say_what_is_taken() {
 
 #[test]
 fn what_cannot_be_honoured_is_refused_with_the_reason() {
-    let error = parse(&[("compression.type", "zstd")])
-        .unwrap_err()
-        .to_string();
+    let error = parse(&[("preallocate", "false")]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "compression.type=zstd cannot be honoured by this version (it takes only producer): batches are \
-         stored as the producer compressed them"
+        "preallocate=false cannot be honoured by this version (it takes only true): segments are always \
+         preallocated, so that a full disk is noticed early"
     );
     for (name, value) in [
         ("unclean.leader.election.enable", "true"),
@@ -210,4 +211,24 @@ fn a_compacted_topic_needs_keys_and_others_do_not() {
         error.to_string(),
         "1 records without a key in a compacted topic"
     );
+}
+
+#[test]
+fn a_topic_may_say_how_its_batches_are_stored_and_how_hard_to_try() {
+    let stored = |asked: &[(&str, &str)]| parse(asked).unwrap().stored_as();
+    let codec = |compression, level| Some(Codec { compression, level });
+    assert_eq!(stored(&[]), None, "as they were sent");
+    assert_eq!(
+        stored(&[("compression.type", "gzip")]),
+        codec(Compression::Gzip, None)
+    );
+    let levels = [
+        ("compression.gzip.level", "9"),
+        ("compression.zstd.level", "-7"),
+    ];
+    let with = |word| stored(&[("compression.type", word), levels[0], levels[1]]);
+    assert_eq!(with("gzip"), codec(Compression::Gzip, Some(9)));
+    assert_eq!(with("zstd"), codec(Compression::Zstd, Some(-7)));
+    assert_eq!(with("uncompressed"), codec(Compression::None, None));
+    assert_eq!(with("producer"), None);
 }

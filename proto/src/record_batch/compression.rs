@@ -88,7 +88,7 @@ impl Compression {
             .find(|codec| codec.name() == name)
     }
 
-    fn malformed(self, reason: impl ToString) -> CompressionError {
+    pub(super) fn malformed(self, reason: impl ToString) -> CompressionError {
         CompressionError::Malformed {
             codec: self,
             reason: reason.to_string(),
@@ -96,26 +96,45 @@ impl Compression {
     }
 }
 
+/// How records are to be compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec {
+    pub compression: Compression,
+    /// Within what the codec knows; `None`, and any where it has but one: its default.
+    pub level: Option<i32>,
+}
+
 /// Compresses the records of a batch.
 ///
 /// # Errors
 /// When the codec itself fails, which none does on memory.
-pub fn compress(codec: Compression, input: &[u8]) -> Result<Vec<u8>, CompressionError> {
-    let output = match codec {
+pub fn compress(compression: Compression, input: &[u8]) -> Result<Vec<u8>, CompressionError> {
+    let level = None;
+    compress_at(Codec { compression, level }, input)
+}
+
+/// As [`compress`], at a level.
+///
+/// # Errors
+/// As [`compress`].
+pub fn compress_at(codec: Codec, input: &[u8]) -> Result<Vec<u8>, CompressionError> {
+    let output = match codec.compression {
         Compression::None => return Ok(input.to_vec()),
-        Compression::Gzip => gzip(input),
+        Compression::Gzip => gzip(input, codec.level),
         Compression::Snappy => return snappy(input),
         Compression::Lz4 => return lz4(input),
-        Compression::Zstd => zstd::bulk::compress(input, ZSTD_LEVEL),
+        Compression::Zstd => zstd::bulk::compress(input, codec.level.unwrap_or(ZSTD_LEVEL)),
     };
-    output.map_err(|error| codec.malformed(error))
+    output.map_err(|error| codec.compression.malformed(error))
 }
 
 /// zstd's own default, and Kafka's.
 const ZSTD_LEVEL: i32 = 3;
 
-fn gzip(input: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+fn gzip(input: &[u8], level: Option<i32>) -> std::io::Result<Vec<u8>> {
+    let level = level.and_then(|level| u32::try_from(level).ok());
+    let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+    let mut encoder = GzEncoder::new(Vec::new(), level);
     encoder.write_all(input)?;
     encoder.finish()
 }
