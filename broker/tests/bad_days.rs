@@ -181,7 +181,7 @@ async fn connections_do_not_take_the_descriptors_that_the_disk_needs() {
 }
 
 #[tokio::test]
-async fn a_batch_may_be_larger_than_a_segment() {
+async fn trap_22_a_batch_may_be_larger_than_a_segment() {
     let mut broker = Broker::start();
     let mut socket = broker.connect().await;
     create(&mut socket, TOPIC, 1, &[("segment.bytes", "16384")]).await;

@@ -125,7 +125,7 @@ async fn the_groups_topic_has_its_shape_whoever_asks_first_and_takes_no_records_
 }
 
 #[tokio::test]
-async fn a_batch_sent_again_is_answered_as_the_first_time_also_after_kill_9() {
+async fn trap_19_a_batch_sent_again_is_answered_as_the_first_time_also_after_kill_9() {
     let mut broker = Broker::start();
     let mut socket = broker.connect().await;
     let stamped = [("message.timestamp.type", "LogAppendTime")];
@@ -212,7 +212,7 @@ async fn trap_18_a_topic_that_names_a_codec_stores_every_batch_in_it() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_too_large_as_the_topic_stores_it_is_refused() {
+async fn trap_22_a_batch_that_is_too_large_as_the_topic_stores_it_is_refused() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;
     let config = [

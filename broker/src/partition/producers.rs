@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_committed_batch_is_answered_with_its_first_offset() {
+    fn trap_19_a_committed_batch_is_answered_with_its_first_offset() {
         let p = committed(&[(0, 0, 10), (0, 10, 5)]);
         let verdict = Flights::default().judge(1, &p, &seq(0, 10, 5));
         assert!(
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_five_batches_are_remembered() {
+    fn trap_19_only_the_last_five_batches_are_remembered() {
         let p = committed(&[
             (0, 0, 1),
             (0, 1, 1),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_epoch_begins_at_zero_and_fences_the_old() {
+    fn trap_19_a_new_epoch_begins_at_zero_and_fences_the_old() {
         let p = committed(&[(1, 0, 4)]);
         let mut f = Flights::default();
         assert_eq!(
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_wrap_after_the_largest() {
+    fn trap_19_sequences_wrap_after_the_largest() {
         let p = committed(&[(0, i32::MAX - 1, 2)]);
         assert_eq!(seq(0, i32::MAX, 2).last, 0);
         assert_eq!(

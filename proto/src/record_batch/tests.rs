@@ -50,7 +50,7 @@ fn a_flipped_bit_is_a_wrong_checksum() {
 }
 
 #[test]
-fn exactly_one_whole_batch_is_expected() {
+fn trap_17_exactly_one_whole_batch_is_expected() {
     let one = batch(1).build().unwrap();
     let two = Bytes::from([one.clone(), one.clone()].concat());
     assert_eq!(check(&two), Err(BatchError::NotAlone));
@@ -77,7 +77,7 @@ fn old_formats_are_named() {
 }
 
 #[test]
-fn contradictions_in_the_header_are_refused_though_the_checksum_is_right() {
+fn trap_17_contradictions_in_the_header_are_refused_though_the_checksum_is_right() {
     let good = batch(2).build().unwrap();
     let refusals = [
         (57, vec![0, 0, 0, 3], ErrorCode::InvalidRecord, "count"),
@@ -130,7 +130,7 @@ fn contradictions_in_the_header_are_refused_though_the_checksum_is_right() {
 }
 
 #[test]
-fn a_topics_limits_are_applied() {
+fn trap_17_a_topics_limits_are_applied() {
     let bytes = batch(2).compression(Compression::Zstd).build().unwrap();
     let open = BatchLimits::size(bytes.len());
     assert!(validate(&bytes, &open).is_ok());
@@ -165,7 +165,7 @@ fn a_topics_limits_are_applied() {
 }
 
 #[test]
-fn offset_and_epoch_are_patched_without_touching_the_checksum() {
+fn trap_18_offset_and_epoch_are_patched_without_touching_the_checksum() {
     let bytes = batch(2).build().unwrap();
     let header = patched_header(&bytes, 1 << 40, 7).unwrap();
     let stored = Bytes::from([&header[..], &bytes[HEADER_BYTES..]].concat());
@@ -178,7 +178,7 @@ fn offset_and_epoch_are_patched_without_touching_the_checksum() {
 }
 
 #[test]
-fn the_brokers_clock_replaces_every_timestamp() {
+fn trap_18_the_brokers_clock_replaces_every_timestamp() {
     let bytes = batch(3).build().unwrap();
     let stamped = with_log_append_time(&bytes, 5_000);
     let header = BatchHeader::parse(&stamped).unwrap();
@@ -256,7 +256,7 @@ fn a_look_at_every_record_finds_the_newest() {
 }
 
 #[test]
-fn records_without_keys_are_all_named() {
+fn trap_17_records_without_keys_are_all_named() {
     let mut builder = BatchBuilder::new();
     for key in [None, Some(&b"k"[..]), None] {
         builder.push(1, key, Some(b"v"), &[]).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_new_client_is_told_its_id_and_holds_the_rebalance_until_it_comes_back() {
+fn trap_23_a_new_client_is_told_its_id_and_holds_the_rebalance_until_it_comes_back() {
     let mut world = World::new();
     let generation = world.stable_pair();
     let JoinReply::MemberIdRequired(id) = now(world.join(client("c"))) else {
@@ -40,7 +40,7 @@ fn a_new_client_is_told_its_id_and_holds_the_rebalance_until_it_comes_back() {
 }
 
 #[test]
-fn a_pending_member_that_never_comes_back_holds_the_group_for_its_session_only() {
+fn trap_23_a_pending_member_that_never_comes_back_holds_the_group_for_its_session_only() {
     let mut world = World::new();
     world.stable_pair();
     now(world.join(client("c")));
@@ -60,7 +60,7 @@ fn a_pending_member_that_never_comes_back_holds_the_group_for_its_session_only()
 }
 
 #[test]
-fn an_unknown_member_of_an_unknown_group_is_unknown_and_leaves_no_trace() {
+fn trap_23_an_unknown_member_of_an_unknown_group_is_unknown_and_leaves_no_trace() {
     let mut world = World::new();
     let answer = world.join(Join {
         member_id: "ghost".into(),
@@ -72,7 +72,7 @@ fn an_unknown_member_of_an_unknown_group_is_unknown_and_leaves_no_trace() {
 }
 
 #[test]
-fn an_empty_group_waits_for_more_members_and_longer_when_they_come() {
+fn trap_24_an_empty_group_waits_for_more_members_and_longer_when_they_come() {
     let mut world = World::with(Limits::default());
     let mut a = world.join(old_client("a"));
     world.pass(2_000);
@@ -144,7 +144,7 @@ fn a_silent_member_is_removed_and_the_rebalance_it_blocked_completes() {
 }
 
 #[test]
-fn a_member_that_leaves_while_others_wait_lets_them_go_on() {
+fn trap_24_a_member_that_leaves_while_others_wait_lets_them_go_on() {
     let mut world = World::new();
     world.stable_pair();
     let mut a = world.join(Join {
@@ -157,7 +157,7 @@ fn a_member_that_leaves_while_others_wait_lets_them_go_on() {
 }
 
 #[test]
-fn heartbeats_are_welcome_while_the_leader_thinks() {
+fn trap_24_heartbeats_are_welcome_while_the_leader_thinks() {
     let mut world = World::new();
     let mut a = world.join(old_client("a"));
     let a = joined(&mut a);
@@ -171,7 +171,7 @@ fn heartbeats_are_welcome_while_the_leader_thinks() {
 }
 
 #[test]
-fn a_sync_during_a_rebalance_or_of_an_old_generation_is_refused() {
+fn trap_24_a_sync_during_a_rebalance_or_of_an_old_generation_is_refused() {
     let mut world = World::new();
     let generation = world.stable_pair();
     let stale = world.sync("b-2", generation - 1, &[]);
@@ -185,7 +185,7 @@ fn a_sync_during_a_rebalance_or_of_an_old_generation_is_refused() {
 }
 
 #[test]
-fn a_follower_that_rejoins_unchanged_gets_its_seat_again_and_a_leader_a_rebalance() {
+fn trap_24_a_follower_that_rejoins_unchanged_gets_its_seat_again_and_a_leader_a_rebalance() {
     let mut world = World::new();
     let generation = world.stable_pair();
     let mut b = world.join(Join {
@@ -247,7 +247,7 @@ fn asking_twice_answers_the_first_request_too() {
 }
 
 #[test]
-fn the_protocol_is_one_that_all_support_and_most_prefer() {
+fn trap_24_the_protocol_is_one_that_all_support_and_most_prefer() {
     let mut world = World::with(Limits::default());
     let offers = |names: &[&str]| names.iter().map(|name| offer(name, &["t"])).collect();
     let mut a = world.join(Join {

@@ -17,7 +17,7 @@ fn a_client_that_assigns_its_own_partitions_commits_to_a_group_without_members()
 }
 
 #[test]
-fn it_may_not_while_the_group_has_members() {
+fn trap_26_it_may_not_while_the_group_has_members() {
     let mut world = World::new();
     world.stable_pair();
     assert_eq!(now(world.commit("", -1, 41)), Err(Refusal::UnknownMember));
@@ -25,7 +25,7 @@ fn it_may_not_while_the_group_has_members() {
 }
 
 #[test]
-fn a_member_commits_in_its_generation_only_and_not_while_shares_are_dealt() {
+fn trap_26_a_member_commits_in_its_generation_only_and_not_while_shares_are_dealt() {
     let mut world = World::new();
     let generation = world.stable_pair();
     assert_eq!(now(world.commit("a-1", generation, 1)), Ok(vec![Ok(())]));
@@ -84,7 +84,7 @@ fn a_commit_is_a_sign_of_life() {
 }
 
 #[test]
-fn a_note_that_is_too_long_spoils_only_its_own_partition() {
+fn trap_26_a_note_that_is_too_long_spoils_only_its_own_partition() {
     let mut world = World::new();
     let mut both = commit("", -1, "t", 1);
     both.offsets.push(OffsetToCommit {
@@ -122,7 +122,7 @@ fn an_offset_is_seen_when_the_log_has_it_and_not_before() {
 }
 
 #[test]
-fn offsets_outlive_members_by_the_retention_counted_from_empty() {
+fn trap_26_offsets_outlive_members_by_the_retention_counted_from_empty() {
     let mut world = World::new();
     let generation = world.stable_pair();
     now(world.commit("a-1", generation, 7)).unwrap();
@@ -151,7 +151,7 @@ fn offsets_outlive_members_by_the_retention_counted_from_empty() {
 }
 
 #[test]
-fn an_offset_of_a_topic_no_longer_subscribed_expires_under_a_living_group() {
+fn trap_26_an_offset_of_a_topic_no_longer_subscribed_expires_under_a_living_group() {
     let mut world = World::new();
     let generation = world.stable_pair();
     let other = commit("a-1", generation, "former", 5);

@@ -27,7 +27,7 @@ fn a_static_member_gets_an_id_at_once() {
 }
 
 #[test]
-fn a_restarted_follower_keeps_its_share_without_a_rebalance_and_fences_its_past() {
+fn trap_25_a_restarted_follower_keeps_its_share_without_a_rebalance_and_fences_its_past() {
     let mut world = World::new();
     let (generation, _, two) = static_pair(&mut world);
     let mut again = world.join(static_client("two"));
@@ -48,7 +48,7 @@ fn a_restarted_follower_keeps_its_share_without_a_rebalance_and_fences_its_past(
 }
 
 #[test]
-fn a_restarted_leader_sees_the_members_but_skips_the_assignment() {
+fn trap_25_a_restarted_leader_sees_the_members_but_skips_the_assignment() {
     let mut world = World::new();
     let (generation, one, _) = static_pair(&mut world);
     let mut again = world.join(static_client("one"));
@@ -148,7 +148,7 @@ fn a_static_member_keeps_its_seat_through_a_rebalance_it_misses() {
 }
 
 #[test]
-fn an_administrator_removes_static_members_by_instance_many_at_once() {
+fn trap_25_an_administrator_removes_static_members_by_instance_many_at_once() {
     let mut world = World::new();
     let (generation, _, _) = static_pair(&mut world);
     let leaving = |instance: &str| Leaving {
@@ -168,7 +168,7 @@ fn an_administrator_removes_static_members_by_instance_many_at_once() {
 }
 
 #[test]
-fn leaving_under_a_replaced_id_is_fenced() {
+fn trap_25_leaving_under_a_replaced_id_is_fenced() {
     let mut world = World::new();
     let (_, _, two) = static_pair(&mut world);
     joined(&mut world.join(static_client("two")));
