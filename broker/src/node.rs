@@ -4,22 +4,22 @@
 //! same backwards. What can fail because of its surroundings fails before anything is served.
 
 mod gauges;
+mod kafka_door;
 mod settings;
 
 use crate::admin::{AdminListener, Health, Phase};
-use crate::api::{Api, Services};
 use crate::cluster::{
     self, BrokerSpec, Claims, Cluster, Door, Leaders, Moves, Reconciler, SpecOf, Surroundings,
     Takeover, Topic,
 };
-use crate::config::{Config, GroupConfig, ListenerConfig, StorageConfig};
+use crate::config::{Config, GroupConfig, StorageConfig};
 use crate::control::Control;
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
 use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Throttle, Timers};
-use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
+use crate::server::{BindError, Server};
 use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, RecoveryProgress};
 use std::cell::Cell;
@@ -166,7 +166,7 @@ impl Node {
                 address: config.rpc_addr,
                 source,
             })?;
-        let (listeners, kafka) = bind_kafka(&config.kafka.listeners)?;
+        let (listeners, kafka) = kafka_door::bind_kafka(&config.kafka.listeners)?;
         let bound = Bound {
             kafka,
             admin,
@@ -270,18 +270,18 @@ impl Node {
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
         tasks.spawn(forget_deleted_topics(cluster.clone(), groups.clone()));
-        let sampling = gauges::sample(&cluster, &registry, &disk);
         let stopping = watch::channel(false).0;
-        let services = Services {
-            cluster: cluster.clone(),
-            partitions: registry.clone(),
-            disk: disk.clone(),
+        let services = kafka_door::Parts {
+            cluster: &cluster,
+            registry: &registry,
+            disk: &disk,
             groups,
-            settings: settings::of_requests(&config, cluster.node_id(), &bound),
-            now_ms,
-            stopping: stopping.subscribe(),
+            bound: &bound,
         };
-        let server = serve(&config, listeners, services)?;
+        let services = kafka_door::services(&config, services, stopping.subscribe());
+        let limits = kafka_door::limits(&config);
+        let sampling = gauges::sample(&services, &disk);
+        let server = kafka_door::serve(&config, listeners, services, &limits)?;
         health.set(Phase::Ready);
         metrics::set_ready(true);
         Ok(Node {
@@ -433,29 +433,6 @@ fn spawn_rpc(
             error!(%error, "the rpc port ended");
         }
     });
-}
-
-fn bind_kafka(
-    wanted: &[ListenerConfig],
-) -> Result<(Vec<Listener>, Vec<BoundListener>), StartError> {
-    let mut listeners = Vec::with_capacity(wanted.len());
-    let mut bound = Vec::with_capacity(wanted.len());
-    for l in wanted {
-        let listener = Listener::bind(&l.name, l.addr)?;
-        let address = listener.address();
-        // An advertised port 0 means the port that was bound.
-        let own = (address.ip().to_string(), address.port());
-        let advertised = l.advertise.clone().map_or(own, |(host, port)| {
-            (host, if port == 0 { address.port() } else { port })
-        });
-        bound.push(BoundListener {
-            name: l.name.clone(),
-            address,
-            advertised,
-        });
-        listeners.push(listener);
-    }
-    Ok((listeners, bound))
 }
 
 /// Whether the disk takes new client data.
@@ -621,30 +598,5 @@ fn coordinator(
     Coordinator::new(
         settings,
         Arc::new(ReplicatedOffsets::new(registry.clone(), Box::new(find))),
-    )
-}
-
-fn serve(
-    config: &Config,
-    listeners: Vec<Listener>,
-    services: Services,
-) -> Result<Server, BindError> {
-    let l = &config.limits;
-    let bounds = ConnectionLimits {
-        frame_bytes_max: l.max_frame_bytes,
-        in_flight_max: l.requests_in_flight,
-        idle: l.idle_timeout,
-        stalled: l.stalled_timeout,
-    };
-    let limits = Limits::new(
-        l.max_connections,
-        l.max_connections_per_address,
-        l.in_flight_bytes,
-    );
-    Server::serve(
-        listeners,
-        &Arc::new(Api(Arc::new(services))),
-        &limits,
-        bounds,
     )
 }

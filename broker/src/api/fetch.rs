@@ -1,18 +1,26 @@
 //! Fetch: read what is committed; if that is too little, wait for the commit that makes it enough.
 //!
-//! Sessions (KIP-227) are declined by answering session id 0, which every client understands: it then
-//! sends whole requests.
+//! Not here: what a session's client knows already (`sessions`), and which replica reads (`partition`).
+
+mod cache;
+mod session;
+#[cfg(test)]
+mod session_tests;
+mod sessions;
+
+pub use cache::CacheLimits;
+pub use sessions::{SessionCounts, Sessions};
 
 use super::{Context, Services, errors};
 use crate::metrics::{self, TopicTraffic};
 use crate::partition::{Partition, ReadError, ReadRequest};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use logd_proto::ErrorCode;
 use logd_proto::api::ApiKey;
-use logd_proto::fetch::{
-    FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,
-};
+use logd_proto::fetch::{FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse};
 use logd_proto::leader::CurrentLeader;
+use logd_proto::{ErrorCode, Uuid};
+use session::{Found, Naming, Topic, Wanted, by_topic};
+use sessions::NO_SESSION;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -21,29 +29,16 @@ use tokio::time::Instant;
 /// From here on topics are named by id (KIP-516).
 const BY_TOPIC_ID: i16 = 13;
 
-/// An epoch of a session that this broker never opened.
-const FINAL_EPOCH: i32 = -1;
-const INITIAL_EPOCH: i32 = 0;
-
 /// A client may not keep a request parked for longer than this, whatever it asks for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// One pass over the request's partitions.
 struct Pass {
-    topics: Vec<FetchTopicResponse>,
+    found: Vec<Found>,
     bytes: usize,
     failed: bool,
     /// To be counted if this pass is the one that is answered.
     traffic: Vec<(Arc<TopicTraffic>, u64)>,
-}
-
-impl Pass {
-    fn answer(self, services: &Services, context: &Context) -> FetchResponse {
-        for (traffic, bytes) in self.traffic {
-            traffic.fetched(bytes);
-        }
-        respond(services, context, self.topics)
-    }
 }
 
 pub async fn answer(
@@ -53,35 +48,61 @@ pub async fn answer(
 ) -> FetchResponse {
     let begun = Instant::now();
     let mut parked = Duration::ZERO;
-    let response = read_or_wait(&services, &context, &request, &mut parked).await;
+    let response = in_session(&services, &context, &request, &mut parked).await;
+    let response = response.unwrap_or_else(|error| {
+        metrics::error_answered(error);
+        whole(error, NO_SESSION)
+    });
     metrics::request_answered(ApiKey::Fetch, begun.elapsed().saturating_sub(parked));
     response
 }
 
-async fn read_or_wait(
+/// An answer without partitions.
+fn whole(error: ErrorCode, session_id: i32) -> FetchResponse {
+    FetchResponse {
+        throttle_time_ms: 0,
+        error,
+        session_id,
+        topics: Vec::new(),
+        node_endpoints: Vec::new(),
+    }
+}
+
+async fn in_session(
     services: &Services,
     context: &Context,
     request: &FetchRequest,
     parked: &mut Duration,
-) -> FetchResponse {
-    if let Some(error) = session_error(request) {
-        return FetchResponse {
-            throttle_time_ms: 0,
-            error,
-            session_id: 0,
-            topics: Vec::new(),
-            node_endpoints: Vec::new(),
-        };
+) -> Result<FetchResponse, ErrorCode> {
+    let naming = if context.version >= BY_TOPIC_ID {
+        Naming::Ids
+    } else {
+        Naming::Names
+    };
+    let sessions = &services.fetch_sessions;
+    let asked = sessions.begin(std::time::Instant::now(), naming, request)?;
+    let pass = read_or_wait(services, request, &asked.wanted, parked).await;
+    for (traffic, bytes) in &pass.traffic {
+        traffic.fetched(*bytes);
     }
+    let (session_id, found) = sessions.finish(std::time::Instant::now(), asked, pass.found)?;
+    Ok(respond(services, context, session_id, found))
+}
+
+async fn read_or_wait(
+    services: &Services,
+    request: &FetchRequest,
+    wanted: &[Wanted],
+    parked: &mut Duration,
+) -> Pass {
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
     let deadline = Instant::now() + wait;
     let enough = usize::try_from(request.min_bytes).unwrap_or(0);
     let mut watching: Option<Vec<watch::Receiver<i64>>> = None;
     loop {
-        let pass = read_all(services, context, request).await;
-        let empty = request.topics.iter().all(|t| t.partitions.is_empty());
-        if pass.bytes >= enough || pass.failed || empty || Instant::now() >= deadline {
-            return pass.answer(services, context);
+        let pass = read_all(services, request, wanted).await;
+        if pass.bytes >= enough || pass.failed || wanted.is_empty() || Instant::now() >= deadline {
+            return pass;
         }
         match &mut watching {
             Some(receivers) => {
@@ -93,11 +114,11 @@ async fn read_or_wait(
                 metrics::fetch_waited(since.elapsed());
                 *parked += since.elapsed();
                 if !progress {
-                    return pass.answer(services, context);
+                    return pass;
                 }
             }
             // Watch first, then read again: a commit between the two is not missed.
-            None => watching = Some(watch_all(services, context, request)),
+            None => watching = Some(watch_all(services, wanted)),
         }
     }
 }
@@ -105,65 +126,43 @@ async fn read_or_wait(
 fn respond(
     services: &Services,
     context: &Context,
-    mut topics: Vec<FetchTopicResponse>,
+    session_id: i32,
+    mut found: Vec<Found>,
 ) -> FetchResponse {
     let mut node_endpoints = Vec::new();
-    for topic in &mut topics {
-        let named = (topic.name.as_str(), &topic.topic_id);
-        let elsewhere = |p: &&mut FetchPartitionResponse| {
-            matches!(
-                p.error,
-                ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
-            )
+    let elsewhere = |found: &&mut Found| {
+        matches!(
+            found.partition.error,
+            ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
+        )
+    };
+    for Found { topic, partition } in found.iter_mut().filter(elsewhere) {
+        let named = match &*topic {
+            Topic::Name(name) => (name.as_str(), &Uuid::ZERO),
+            Topic::Id(id) => ("", id),
         };
-        for partition in topic.partitions.iter_mut().filter(elsewhere) {
-            let (index, ends) = (partition.partition, &mut node_endpoints);
-            let leader = services.redirect(context, named, index, ends);
-            partition.current_leader = leader.or(partition.current_leader.take());
-        }
+        let (index, ends) = (partition.partition, &mut node_endpoints);
+        let leader = services.redirect(context, named, index, ends);
+        partition.current_leader = leader.or(partition.current_leader.take());
     }
     FetchResponse {
-        throttle_time_ms: 0,
-        error: ErrorCode::None,
-        session_id: 0,
-        topics,
+        topics: by_topic(found),
         node_endpoints,
+        ..whole(ErrorCode::None, session_id)
     }
 }
 
-/// Asking for the next part of a session that does not exist.
-fn session_error(request: &FetchRequest) -> Option<ErrorCode> {
-    let incremental =
-        request.session_epoch != INITIAL_EPOCH && request.session_epoch != FINAL_EPOCH;
-    (incremental && request.session_id != 0).then_some(ErrorCode::FetchSessionIdNotFound)
-}
-
-fn find(
-    services: &Services,
-    context: &Context,
-    topic: &logd_proto::fetch::FetchTopic,
-    index: i32,
-) -> Result<Arc<Partition>, ErrorCode> {
-    if context.version >= BY_TOPIC_ID {
-        services.partition_by_id(&topic.topic_id, index)
-    } else {
-        services.partition_by_name(&topic.name, index)
+fn find(services: &Services, wanted: &Wanted) -> Result<Arc<Partition>, ErrorCode> {
+    let index = wanted.partition.partition;
+    match &wanted.topic {
+        Topic::Name(name) => services.partition_by_name(name, index),
+        Topic::Id(id) => services.partition_by_id(id, index),
     }
 }
 
-fn watch_all(
-    services: &Services,
-    context: &Context,
-    request: &FetchRequest,
-) -> Vec<watch::Receiver<i64>> {
-    let wanted = request
-        .topics
-        .iter()
-        .flat_map(|t| t.partitions.iter().map(move |p| (t, p.partition)));
-    wanted
-        .filter_map(|(topic, index)| find(services, context, topic, index).ok())
-        .map(|p| p.progress())
-        .collect()
+fn watch_all(services: &Services, wanted: &[Wanted]) -> Vec<watch::Receiver<i64>> {
+    let partitions = wanted.iter().filter_map(|w| find(services, w).ok());
+    partitions.map(|p| p.progress()).collect()
 }
 
 /// Waits until one partition's high watermark has moved. False when the deadline comes first.
@@ -176,45 +175,40 @@ async fn any_progress(receivers: &mut [watch::Receiver<i64>], deadline: Instant)
     )
 }
 
-async fn read_all(services: &Services, context: &Context, request: &FetchRequest) -> Pass {
+async fn read_all(services: &Services, request: &FetchRequest, wanted: &[Wanted]) -> Pass {
     let mut left = usize::try_from(request.max_bytes)
         .unwrap_or(0)
         .min(services.settings.fetch_bytes_max);
     let mut pass = Pass {
-        topics: Vec::with_capacity(request.topics.len()),
+        found: Vec::with_capacity(wanted.len()),
         bytes: 0,
         failed: false,
         traffic: Vec::new(),
     };
-    for topic in &request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for wanted in &topic.partitions {
-            // Only the first bytes of a response may exceed its limits, or nobody would ever get a large batch.
-            let first = pass.bytes == 0;
-            let response = match find(services, context, topic, wanted.partition) {
-                Ok(partition) => {
-                    let response = read_one(&partition, wanted, left, first).await;
-                    let bytes = response.record_bytes() as u64;
-                    if bytes > 0 {
-                        pass.traffic.push((partition.traffic(), bytes));
-                    }
-                    response
+    for want in wanted {
+        // Only the first bytes of a response may exceed its limits, or nobody would ever get a large batch.
+        let first = pass.bytes == 0;
+        let response = match find(services, want) {
+            Ok(partition) => {
+                let response = read_one(&partition, &want.partition, left, first).await;
+                let bytes = response.record_bytes() as u64;
+                if bytes > 0 {
+                    pass.traffic.push((partition.traffic(), bytes));
                 }
-                Err(code) => FetchPartitionResponse::failed(wanted.partition, code),
-            };
-            let bytes = response.record_bytes();
-            left = left.saturating_sub(bytes);
-            pass.bytes += bytes;
-            if !response.error.is_none() {
-                metrics::error_answered(response.error);
-                pass.failed = true;
+                response
             }
-            partitions.push(response);
+            Err(code) => FetchPartitionResponse::failed(want.partition.partition, code),
+        };
+        let bytes = response.record_bytes();
+        left = left.saturating_sub(bytes);
+        pass.bytes += bytes;
+        if !response.error.is_none() {
+            metrics::error_answered(response.error);
+            pass.failed = true;
         }
-        pass.topics.push(FetchTopicResponse {
-            name: topic.name.clone(),
-            topic_id: topic.topic_id,
-            partitions,
+        pass.found.push(Found {
+            topic: want.topic.clone(),
+            partition: response,
         });
     }
     pass

@@ -28,6 +28,8 @@ mod topics;
 mod unregister;
 mod versions;
 
+pub use fetch::{CacheLimits as FetchSessionLimits, SessionCounts, Sessions as FetchSessions};
+
 use crate::cluster::Cluster;
 use crate::partition::{Leadership, Partition, Registry};
 use crate::topic_config::{Described, TopicDefaults};
@@ -96,6 +98,7 @@ pub struct Services {
     pub partitions: Arc<Registry>,
     pub disk: Disk,
     pub groups: Arc<crate::group::Coordinator>,
+    pub fetch_sessions: FetchSessions,
     pub settings: Settings,
     /// Milliseconds since the epoch.
     pub now_ms: fn() -> i64,

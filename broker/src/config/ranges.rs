@@ -204,6 +204,18 @@ fn limits(raw: &Raw) -> Vec<Row> {
             1,
             1_000,
         ),
+        from_to(
+            "limits.fetch_sessions",
+            l.fetch_sessions as i128,
+            0,
+            1 << 20,
+        ),
+        from_to(
+            "limits.fetch_session_partitions",
+            l.fetch_session_partitions as i128,
+            0,
+            1 << 30,
+        ),
         from_to("limits.idle_timeout_ms", l.idle_timeout_ms, 1, YEAR_MS),
         from_to(
             "limits.stalled_timeout_ms",

@@ -211,6 +211,9 @@ pub struct Limits {
     /// What requests of all connections together may hold.
     pub in_flight_bytes: usize,
     pub requests_in_flight: usize,
+    /// Fetch sessions (KIP-227), and the partitions of all of them; a client without one sends whole requests.
+    pub fetch_sessions: usize,
+    pub fetch_session_partitions: usize,
     pub idle_timeout_ms: u64,
     /// A frame that has begun, and answers that wait to be read, must move on within this.
     pub stalled_timeout_ms: u64,
@@ -224,6 +227,8 @@ impl Default for Limits {
             max_frame_bytes: 100 << 20,
             in_flight_bytes: 128 << 20,
             requests_in_flight: 5,
+            fetch_sessions: 1_000,
+            fetch_session_partitions: 200_000,
             idle_timeout_ms: 600_000,
             stalled_timeout_ms: 30_000,
         }

@@ -102,6 +102,8 @@ pub struct LimitsConfig {
     pub max_frame_bytes: usize,
     pub in_flight_bytes: usize,
     pub requests_in_flight: usize,
+    pub fetch_sessions: usize,
+    pub fetch_session_partitions: usize,
     pub idle_timeout: Duration,
     pub stalled_timeout: Duration,
 }
@@ -182,6 +184,8 @@ impl TryFrom<Raw> for Config {
                 max_frame_bytes: l.max_frame_bytes,
                 in_flight_bytes: l.in_flight_bytes,
                 requests_in_flight: l.requests_in_flight,
+                fetch_sessions: l.fetch_sessions,
+                fetch_session_partitions: l.fetch_session_partitions,
                 idle_timeout: Duration::from_millis(l.idle_timeout_ms),
                 stalled_timeout: Duration::from_millis(l.stalled_timeout_ms),
             },

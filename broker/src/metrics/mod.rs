@@ -342,6 +342,13 @@ pub fn set_groups(by_state: &[(&'static str, usize)], members: usize) {
     set(&GROUP_MEMBERS, &[], members as f64);
 }
 
+/// Fetch sessions at a scrape; evictions since the start.
+pub fn set_fetch_sessions(sessions: usize, partitions: usize, evictions: u64) {
+    set(&FETCH_SESSIONS, &[], sessions as f64);
+    set(&FETCH_SESSION_PARTITIONS, &[], partitions as f64);
+    counter(&CORE.recorder, &FETCH_SESSION_EVICTIONS, &[]).absolute(evictions);
+}
+
 pub fn set_ready(ready: bool) {
     set(&READY, &[], f64::from(u8::from(ready)));
 }

@@ -71,6 +71,21 @@ pub const FETCH_WAIT_SECONDS: Metric = histogram(
     &[],
     "time fetches were parked, waiting for records",
 );
+pub const FETCH_SESSIONS: Metric = gauge(
+    "logd_kafka_fetch_sessions",
+    &[],
+    "fetch sessions that are kept",
+);
+pub const FETCH_SESSION_PARTITIONS: Metric = gauge(
+    "logd_kafka_fetch_session_partitions",
+    &[],
+    "partitions of all fetch sessions",
+);
+pub const FETCH_SESSION_EVICTIONS: Metric = counter(
+    "logd_kafka_fetch_session_evictions_total",
+    &[],
+    "fetch sessions that made room for others",
+);
 pub const ERRORS: Metric = counter(
     "logd_kafka_errors_total",
     &["code"],
@@ -239,6 +254,9 @@ pub const TABLE: &[Metric] = &[
     REQUESTS,
     REQUEST_SECONDS,
     FETCH_WAIT_SECONDS,
+    FETCH_SESSIONS,
+    FETCH_SESSION_PARTITIONS,
+    FETCH_SESSION_EVICTIONS,
     ERRORS,
     BYTES,
     CONNECTIONS,

@@ -21,6 +21,7 @@ fn observe_all() -> (OpenConnection, Arc<TopicTraffic>) {
     set_partitions(Partitions::default());
     set_disk(1, 2, true, false);
     set_groups(&[("Stable", 1)], 2);
+    set_fetch_sessions(1, 2, 3);
     set_ready(true);
     set_recovery(Duration::from_millis(3));
     let traffic = topic_traffic("orders");

@@ -1,8 +1,9 @@
 //! What is looked at when Prometheus scrapes.
 
+use crate::api::Services;
 use crate::cluster::{Cluster, ClusterState};
 use crate::metrics;
-use crate::partition::{Partition, Registry};
+use crate::partition::Partition;
 use logd_storage::Disk;
 use std::sync::Arc;
 use tracing::warn;
@@ -18,14 +19,10 @@ fn lacks_replicas(cluster: &Cluster, view: &ClusterState, partition: &Partition)
         .is_some_and(|(wanted, claim)| !claim.is_kept_by(view, wanted))
 }
 
-/// What is looked at when Prometheus scrapes.
-pub(super) fn sample(
-    cluster: &Arc<Cluster>,
-    registry: &Arc<Registry>,
-    disk: &Disk,
-) -> metrics::Sampling {
-    let (cluster, registry, disk) = (cluster.clone(), registry.clone(), disk.clone());
+pub(super) fn sample(services: &Arc<Services>, disk: &Disk) -> metrics::Sampling {
+    let (services, disk) = (services.clone(), disk.clone());
     metrics::on_scrape(move || {
+        let (cluster, registry) = (&services.cluster, &services.partitions);
         let view = cluster.view();
         let mut now = metrics::Partitions {
             topics: view.topics.len(),
@@ -36,7 +33,7 @@ pub(super) fn sample(
             now.held += 1;
             now.leading += usize::from(leadership.serving);
             now.leaderless += usize::from(leadership.leader.is_none());
-            if leadership.serving && lacks_replicas(&cluster, &view, &partition) {
+            if leadership.serving && lacks_replicas(cluster, &view, &partition) {
                 now.under_replicated += 1;
             }
             now.failed += usize::from(partition.failure().is_some());
@@ -45,6 +42,8 @@ pub(super) fn sample(
         }
         now.failed += registry.failures();
         metrics::set_partitions(now);
+        let sessions = services.fetch_sessions.counts();
+        metrics::set_fetch_sessions(sessions.sessions, sessions.partitions, sessions.evictions);
         let space = disk.space();
         metrics::set_disk(
             space.free_bytes,
