@@ -3,6 +3,7 @@
 //! Not here: what a session's client knows already (`sessions`), and which replica reads (`partition`).
 
 mod cache;
+mod nearby;
 mod session;
 #[cfg(test)]
 mod session_tests;
@@ -11,9 +12,9 @@ mod sessions;
 pub use cache::CacheLimits;
 pub use sessions::{SessionCounts, Sessions};
 
-use super::{Context, Services, errors};
+use super::{Context, ReplicaSelector, Services, errors};
 use crate::metrics::{self, TopicTraffic};
-use crate::partition::{Partition, ReadError, ReadRequest};
+use crate::partition::{Partition, ReadError, ReadFrom, ReadRequest, ServedBy};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use logd_proto::api::ApiKey;
 use logd_proto::fetch::{FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse};
@@ -29,16 +30,52 @@ use tokio::time::Instant;
 /// From here on topics are named by id (KIP-516).
 const BY_TOPIC_ID: i16 = 13;
 
+/// From here on a consumer says where it is, and understands to be sent to another replica (KIP-392).
+const RACK_SINCE: i16 = 11;
+
 /// A client may not keep a request parked for longer than this, whatever it asks for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// Who reads.
+struct Reader<'a> {
+    services: &'a Services,
+    context: &'a Context,
+    /// Where it is, if other replicas than the leader may serve it.
+    rack: Option<&'a str>,
+    max_bytes: i32,
+}
+
+impl<'a> Reader<'a> {
+    fn of(services: &'a Services, context: &'a Context, request: &'a FetchRequest) -> Self {
+        // A client that names no rack was never sent to a follower: what it knows of leaders is old.
+        let near = services.settings.replica_selector == ReplicaSelector::Rack
+            && context.version >= RACK_SINCE
+            && request.replica_id < 0;
+        let rack = Some(request.rack_id.as_str()).filter(|rack| near && !rack.is_empty());
+        Self {
+            services,
+            context,
+            rack,
+            max_bytes: request.max_bytes,
+        }
+    }
+}
 
 /// One pass over the request's partitions.
 struct Pass {
     found: Vec<Found>,
     bytes: usize,
-    failed: bool,
+    /// A partition has what its client should know at once: an error, or a better replica.
+    urgent: bool,
     /// To be counted if this pass is the one that is answered.
-    traffic: Vec<(Arc<TopicTraffic>, u64)>,
+    served: Vec<Served>,
+}
+
+/// Records for one partition.
+struct Served {
+    traffic: Arc<TopicTraffic>,
+    bytes: u64,
+    by: ServedBy,
 }
 
 pub async fn answer(
@@ -81,9 +118,12 @@ async fn in_session(
     };
     let sessions = &services.fetch_sessions;
     let asked = sessions.begin(std::time::Instant::now(), naming, request)?;
-    let pass = read_or_wait(services, request, &asked.wanted, parked).await;
-    for (traffic, bytes) in &pass.traffic {
-        traffic.fetched(*bytes);
+    let pass = read_or_wait(services, context, request, &asked.wanted, parked).await;
+    for served in &pass.served {
+        served.traffic.fetched(served.bytes);
+        if served.by == ServedBy::Follower {
+            metrics::follower_served(served.bytes);
+        }
     }
     let (session_id, found) = sessions.finish(std::time::Instant::now(), asked, pass.found)?;
     Ok(respond(services, context, session_id, found))
@@ -91,6 +131,7 @@ async fn in_session(
 
 async fn read_or_wait(
     services: &Services,
+    context: &Context,
     request: &FetchRequest,
     wanted: &[Wanted],
     parked: &mut Duration,
@@ -98,10 +139,11 @@ async fn read_or_wait(
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
     let deadline = Instant::now() + wait;
     let enough = usize::try_from(request.min_bytes).unwrap_or(0);
+    let reader = Reader::of(services, context, request);
     let mut watching: Option<Vec<watch::Receiver<i64>>> = None;
     loop {
-        let pass = read_all(services, request, wanted).await;
-        if pass.bytes >= enough || pass.failed || wanted.is_empty() || Instant::now() >= deadline {
+        let pass = read_all(&reader, wanted).await;
+        if pass.bytes >= enough || pass.urgent || wanted.is_empty() || Instant::now() >= deadline {
             return pass;
         }
         match &mut watching {
@@ -175,28 +217,19 @@ async fn any_progress(receivers: &mut [watch::Receiver<i64>], deadline: Instant)
     )
 }
 
-async fn read_all(services: &Services, request: &FetchRequest, wanted: &[Wanted]) -> Pass {
-    let mut left = usize::try_from(request.max_bytes)
+async fn read_all(reader: &Reader<'_>, wanted: &[Wanted]) -> Pass {
+    let mut left = usize::try_from(reader.max_bytes)
         .unwrap_or(0)
-        .min(services.settings.fetch_bytes_max);
+        .min(reader.services.settings.fetch_bytes_max);
     let mut pass = Pass {
         found: Vec::with_capacity(wanted.len()),
         bytes: 0,
-        failed: false,
-        traffic: Vec::new(),
+        urgent: false,
+        served: Vec::new(),
     };
     for want in wanted {
-        // Only the first bytes of a response may exceed its limits, or nobody would ever get a large batch.
-        let first = pass.bytes == 0;
-        let response = match find(services, want) {
-            Ok(partition) => {
-                let response = read_one(&partition, &want.partition, left, first).await;
-                let bytes = response.record_bytes() as u64;
-                if bytes > 0 {
-                    pass.traffic.push((partition.traffic(), bytes));
-                }
-                response
-            }
+        let response = match find(reader.services, want) {
+            Ok(partition) => read_one(reader, &partition, &want.partition, left, &mut pass).await,
             Err(code) => FetchPartitionResponse::failed(want.partition.partition, code),
         };
         let bytes = response.record_bytes();
@@ -204,8 +237,8 @@ async fn read_all(services: &Services, request: &FetchRequest, wanted: &[Wanted]
         pass.bytes += bytes;
         if !response.error.is_none() {
             metrics::error_answered(response.error);
-            pass.failed = true;
         }
+        pass.urgent |= !response.error.is_none() || response.preferred_read_replica >= 0;
         pass.found.push(Found {
             topic: want.topic.clone(),
             partition: response,
@@ -215,29 +248,86 @@ async fn read_all(services: &Services, request: &FetchRequest, wanted: &[Wanted]
 }
 
 async fn read_one(
+    reader: &Reader<'_>,
     partition: &Partition,
     wanted: &FetchPartition,
     left: usize,
-    first: bool,
+    pass: &mut Pass,
 ) -> FetchPartitionResponse {
-    let max_bytes = usize::try_from(wanted.partition_max_bytes)
-        .unwrap_or(0)
-        .min(left);
+    let nearer = reader.rack.and_then(|rack| {
+        let listener = &*reader.context.listener;
+        let services = reader.services;
+        services.nearer_replica(partition, rack, listener, wanted.fetch_offset)
+    });
+    let max_bytes = usize::try_from(wanted.partition_max_bytes).unwrap_or(0);
     let request = ReadRequest {
         offset: wanted.fetch_offset,
-        max_bytes,
-        at_least_one: first,
+        // Whoever is sent elsewhere reads there.
+        max_bytes: nearer.map_or(max_bytes.min(left), |_| 0),
+        // Only the first bytes of a response may exceed its limits, or nobody would ever get a large batch.
+        at_least_one: pass.bytes == 0 && nearer.is_none(),
         current_leader_epoch: wanted.current_leader_epoch,
+        from: reader
+            .rack
+            .map_or(ReadFrom::Leader, |_| ReadFrom::AnyReplica),
     };
-    match partition.read(request).await {
-        Ok(outcome) => FetchPartitionResponse {
-            high_watermark: outcome.offsets.high_watermark,
-            last_stable_offset: outcome.offsets.last_stable,
-            log_start_offset: outcome.offsets.log_start,
-            records: outcome.slices,
-            ..FetchPartitionResponse::failed(wanted.partition, ErrorCode::None)
-        },
-        Err(error) => read_failed(wanted.partition, &error),
+    let outcome = match partition.read(request).await {
+        Ok(outcome) => outcome,
+        Err(error) => return read_failed(wanted.partition, &error),
+    };
+    if outcome.bytes > 0 {
+        pass.served.push(Served {
+            traffic: partition.traffic(),
+            bytes: outcome.bytes as u64,
+            by: outcome.by,
+        });
+    }
+    if nearer.is_some() {
+        metrics::fetch_sent_nearer();
+    }
+    FetchPartitionResponse {
+        high_watermark: outcome.offsets.high_watermark,
+        last_stable_offset: outcome.offsets.last_stable,
+        log_start_offset: outcome.offsets.log_start,
+        preferred_read_replica: nearer.unwrap_or(-1),
+        records: outcome.slices,
+        ..FetchPartitionResponse::failed(wanted.partition, ErrorCode::None)
+    }
+}
+
+impl Services {
+    /// A follower that this leader's consumer in `rack` is better served by.
+    fn nearer_replica(
+        &self,
+        partition: &Partition,
+        rack: &str,
+        listener: &str,
+        offset: i64,
+    ) -> Option<i32> {
+        if !partition.leadership().serving || offset < partition.offsets().log_start {
+            return None;
+        }
+        let view = self.cluster.view();
+        let own = view.brokers.get(&self.cluster.node_id());
+        let (topic, index) = (partition.topic_id(), partition.index());
+        let claim = self.cluster.leaders().get(&topic, index)?;
+        let members = partition.members();
+        let followers = members.matched.iter().filter_map(|(disk, matched)| {
+            let node = view.node_of(*disk)?;
+            let broker = view.brokers.get(&node)?;
+            // Where the client came in it must be able to go on.
+            broker.listeners.get(listener)?;
+            let heard = self.cluster.hearing().is_heard_by(*disk);
+            Some(nearby::Follower {
+                node,
+                rack: broker.rack.as_deref(),
+                in_sync: heard && claim.in_sync.contains(disk),
+                end_offset: partition.end_of_entry(*matched)?,
+                lag: members.lag(*disk),
+            })
+        });
+        let own_rack = own.and_then(|broker| broker.rack.as_deref());
+        nearby::choose(rack, own_rack, offset, followers)
     }
 }
 

@@ -74,6 +74,14 @@ pub trait Handler: Send + Sync + 'static {
     fn take(&self, context: Context, request: Request) -> impl Future<Output = Answering> + Send;
 }
 
+/// Whom consumers read from (Kafka's `replica.selector.class`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaSelector {
+    Leader,
+    /// A follower in the consumer's rack, where both have one.
+    Rack,
+}
+
 /// Plain values that requests depend on.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -81,6 +89,7 @@ pub struct Settings {
     pub auto_create_topics: bool,
     /// A Fetch answers with no more record bytes than this, whatever it asks for.
     pub fetch_bytes_max: usize,
+    pub replica_selector: ReplicaSelector,
     pub offsets_topic_partitions: i32,
     pub offsets_topic_replication: i16,
     /// What topics have that say nothing themselves.

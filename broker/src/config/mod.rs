@@ -12,5 +12,5 @@ pub use layers::{LoadError, Loaded, Origin, Overrides, load};
 pub use raw::{Raw, Topics};
 pub use resolve::{
     Config, ConfigError, GroupConfig, KafkaConfig, LimitsConfig, ListenerConfig, LogFormat,
-    NodeConfig, StorageConfig,
+    NodeConfig, ReplicaSelector, StorageConfig,
 };

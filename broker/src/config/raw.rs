@@ -56,6 +56,9 @@ pub struct Kafka {
     pub listeners: Vec<Listener>,
     /// Most record bytes in one Fetch response.
     pub fetch_max_bytes: usize,
+    /// Whom consumers read from: `rack`: a follower in their own rack, if they say which it is and one keeps up
+    /// (KIP-392), or else the leader; `leader`: always the leader, as Kafka's brokers unless told otherwise.
+    pub replica_selector: String,
     /// A producer silent for this long is forgotten.
     pub producer_id_expiration_ms: i64,
 }
@@ -67,6 +70,8 @@ impl Default for Kafka {
             advertise: String::new(),
             listeners: Vec::new(),
             fetch_max_bytes: 55 << 20,
+            // Nobody is sent anywhere who has not named a rack, to a broker that was not given one.
+            replica_selector: "rack".into(),
             producer_id_expiration_ms: 86_400_000,
         }
     }

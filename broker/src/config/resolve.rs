@@ -71,6 +71,7 @@ pub struct ListenerConfig {
 pub struct KafkaConfig {
     pub listeners: Vec<ListenerConfig>,
     pub fetch_max_bytes: usize,
+    pub replica_selector: ReplicaSelector,
     pub producer_id_expiration_ms: i64,
 }
 
@@ -106,6 +107,13 @@ pub struct LimitsConfig {
     pub fetch_session_partitions: usize,
     pub idle_timeout: Duration,
     pub stalled_timeout: Duration,
+}
+
+/// Whom consumers read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaSelector {
+    Leader,
+    Rack,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +152,17 @@ impl TryFrom<Raw> for Config {
                 });
             }
         };
+        let replica_selector = match raw.kafka.replica_selector.as_str() {
+            "leader" => ReplicaSelector::Leader,
+            "rack" => ReplicaSelector::Rack,
+            other => {
+                return Err(ConfigError::Range {
+                    key: "kafka.replica_selector",
+                    value: format!("`{other}`"),
+                    allowed: "leader or rack".into(),
+                });
+            }
+        };
         let (n, k, g, s, l) = (raw.node, raw.kafka, raw.group, raw.storage, raw.limits);
         Ok(Self {
             node: NodeConfig {
@@ -155,6 +174,7 @@ impl TryFrom<Raw> for Config {
             kafka: KafkaConfig {
                 listeners,
                 fetch_max_bytes: k.fetch_max_bytes,
+                replica_selector,
                 producer_id_expiration_ms: k.producer_id_expiration_ms,
             },
             topics: raw.topics,
@@ -387,6 +407,7 @@ mod tests {
         assert!(with(|r| r.limits.max_connections = usize::MAX).is_err());
         assert!(with(|r| r.limits.idle_timeout_ms = u64::MAX).is_err());
         assert!(with(|r| r.log.format = "xml".into()).is_err());
+        assert!(with(|r| r.kafka.replica_selector = "any".into()).is_err());
         assert!(matches!(
             with(|r| r.admin.addr = "nowhere".into()),
             Err(ConfigError::Address { .. })

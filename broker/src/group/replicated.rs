@@ -12,7 +12,7 @@ use logd_proto::record_batch::BatchHeader;
 use tokio::sync::watch;
 
 use super::log::{AppendError, OffsetsLog, OffsetsTopic, ReadError};
-use crate::partition::{self, Partition, ReadRequest, Registry, ValidBatch};
+use crate::partition::{self, Partition, ReadFrom, ReadRequest, Registry, ValidBatch};
 
 /// One read while loading: large enough that a log of some megabytes takes a few of them.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -99,6 +99,7 @@ impl OffsetsLog for ReplicatedLog {
                 max_bytes: READ_BYTES_MAX,
                 at_least_one: true,
                 current_leader_epoch: -1,
+                from: ReadFrom::Leader,
             };
             match partition.read(request).await {
                 Ok(outcome) => Ok(outcome.slices),

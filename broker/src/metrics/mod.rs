@@ -72,6 +72,8 @@ struct Handles {
     apis: [OnceLock<Api>; API_KEYS_MAX],
     errors: [OnceLock<Counter>; ERROR_CODES_MAX],
     fetch_wait: Histogram,
+    follower_bytes: Counter,
+    sent_nearer: Counter,
     bytes_in: Counter,
     bytes_out: Counter,
     connections: Gauge,
@@ -169,6 +171,8 @@ impl Handles {
             apis: [const { OnceLock::new() }; API_KEYS_MAX],
             errors: [const { OnceLock::new() }; ERROR_CODES_MAX],
             fetch_wait: histogram(r, &FETCH_WAIT_SECONDS, &[]),
+            follower_bytes: counter(r, &FOLLOWER_BYTES, &[]),
+            sent_nearer: counter(r, &SENT_NEARER, &[]),
             bytes_in: counter(r, &BYTES, &["in"]),
             bytes_out: counter(r, &BYTES, &["out"]),
             connections: gauge(r, &CONNECTIONS, &[]),
@@ -207,6 +211,16 @@ pub fn request_answered(api: ApiKey, took: Duration) {
 /// A fetch was parked for so long.
 pub fn fetch_waited(waited: Duration) {
     CORE.handles.fetch_wait.record(waited);
+}
+
+/// A follower gave a consumer so many bytes of records.
+pub fn follower_served(bytes: u64) {
+    CORE.handles.follower_bytes.increment(bytes);
+}
+
+/// A consumer was sent to a follower in its own rack.
+pub fn fetch_sent_nearer() {
+    CORE.handles.sent_nearer.increment(1);
 }
 
 /// An answer carried an error code.

@@ -86,6 +86,16 @@ pub const FETCH_SESSION_EVICTIONS: Metric = counter(
     &[],
     "fetch sessions that made room for others",
 );
+pub const FOLLOWER_BYTES: Metric = counter(
+    "logd_kafka_follower_bytes_total",
+    &[],
+    "record bytes that consumers read from followers here",
+);
+pub const SENT_NEARER: Metric = counter(
+    "logd_kafka_fetches_sent_nearer_total",
+    &[],
+    "answers that sent a consumer to a follower in its own rack, one per partition",
+);
 pub const ERRORS: Metric = counter(
     "logd_kafka_errors_total",
     &["code"],
@@ -257,6 +267,8 @@ pub const TABLE: &[Metric] = &[
     FETCH_SESSIONS,
     FETCH_SESSION_PARTITIONS,
     FETCH_SESSION_EVICTIONS,
+    FOLLOWER_BYTES,
+    SENT_NEARER,
     ERRORS,
     BYTES,
     CONNECTIONS,

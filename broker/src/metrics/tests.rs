@@ -6,6 +6,8 @@ fn observe_all() -> (OpenConnection, Arc<TopicTraffic>) {
     request_answered(ApiKey::Produce, Duration::from_micros(300));
     fetch_waited(Duration::from_millis(400));
     error_answered(ErrorCode::NotLeaderOrFollower);
+    follower_served(5);
+    fetch_sent_nearer();
     bytes_received(10);
     bytes_sent(20);
     connection_refused("total");

@@ -4,8 +4,8 @@
 //! Promise: what is shown is what this broker goes by. All of it is read-only: settings change with a restart.
 
 use super::Bound;
-use crate::api::Settings;
-use crate::config::{Config, Raw};
+use crate::api::{ReplicaSelector, Settings};
+use crate::config::{self, Config, Raw};
 use crate::topic_config::{Described, Kind, Layer, Source, TopicDefaults, of_broker};
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub(super) fn of_requests(config: &Config, node_id: i32, bound: &Bound) -> Setti
     Settings {
         auto_create_topics: config.topics.auto_create,
         fetch_bytes_max: config.kafka.fetch_max_bytes,
+        replica_selector: match config.kafka.replica_selector {
+            config::ReplicaSelector::Leader => ReplicaSelector::Leader,
+            config::ReplicaSelector::Rack => ReplicaSelector::Rack,
+        },
         offsets_topic_partitions: config.topics.offsets_partitions,
         offsets_topic_replication: config.topics.default_replication_factor,
         topic_defaults: topic_defaults(config),
@@ -168,6 +172,21 @@ const TABLE: &[Row] = &[
         Kind::Int,
         |c| c.kafka.fetch_max_bytes.to_string(),
         "Most record bytes in one Fetch response.",
+    ),
+    row(
+        "logd.kafka.replica_selector",
+        Kind::String,
+        |c| match c.kafka.replica_selector {
+            config::ReplicaSelector::Leader => "leader".to_owned(),
+            config::ReplicaSelector::Rack => "rack".to_owned(),
+        },
+        "Where a consumer that names its rack is sent: to a follower in it, or to the leader always.",
+    ),
+    row(
+        "max.incremental.fetch.session.cache.slots",
+        Kind::Int,
+        |c| c.limits.fetch_sessions.to_string(),
+        "Fetch sessions kept at once.",
     ),
     row(
         "group.initial.rebalance.delay.ms",

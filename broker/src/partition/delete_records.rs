@@ -85,7 +85,7 @@ impl Partition {
 mod tests {
     use super::*;
     use crate::partition::tests::{open, valid};
-    use crate::partition::{ReadError, ReadRequest};
+    use crate::partition::{ReadError, ReadFrom, ReadRequest};
     use crate::topic_config::TopicConfig;
     use logd_proto::record_batch::BatchBuilder;
     use std::collections::BTreeMap;
@@ -107,6 +107,7 @@ mod tests {
             max_bytes: 1 << 20,
             at_least_one: true,
             current_leader_epoch: -1,
+            from: ReadFrom::Leader,
         }
     }
 

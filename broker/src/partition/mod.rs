@@ -21,7 +21,7 @@ pub use append::{AppendError, Appended, Appending, ValidBatch};
 pub use delete_records::DeleteRecordsError;
 pub use lookup::{TimeOffset, TimeQuery};
 pub use producers::ActiveProducer;
-pub use read::{ReadError, ReadOutcome, ReadRequest};
+pub use read::{ReadError, ReadFrom, ReadOutcome, ReadRequest, ServedBy};
 pub use registry::Registry;
 pub use replica::Clock;
 pub use retention::keep as keep_retention;

@@ -4,6 +4,21 @@ use super::{EpochEnd, Offsets, Partition, epoch_of};
 use crate::raft::off_the_loop;
 use bytes::Bytes;
 
+/// Who may serve a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFrom {
+    Leader,
+    /// Also a follower, up to what it knows to be committed (KIP-392).
+    AnyReplica,
+}
+
+/// Who has served a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServedBy {
+    Leader,
+    Follower,
+}
+
 /// What a fetch wants of one partition.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadRequest {
@@ -13,6 +28,7 @@ pub struct ReadRequest {
     pub at_least_one: bool,
     /// The leader epoch the client knows, -1 for none (KIP-320).
     pub current_leader_epoch: i32,
+    pub from: ReadFrom,
 }
 
 /// Whole batches in order of offset; the first one contains the offset asked for.
@@ -21,6 +37,7 @@ pub struct ReadOutcome {
     pub slices: Vec<Bytes>,
     pub bytes: usize,
     pub offsets: Offsets,
+    pub by: ServedBy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,12 +67,7 @@ impl Partition {
     pub async fn check_epoch(&self, found: i32) -> Result<(), ReadError> {
         let leadership = self.leadership();
         let current = leadership.epoch;
-        if found >= 0 && found < current {
-            return Err(ReadError::FencedLeaderEpoch { found, current });
-        }
-        if found > current {
-            return Err(ReadError::UnknownLeaderEpoch { found, current });
-        }
+        fence(found, current)?;
         if !self.is_current().await {
             return Err(ReadError::NotLeader {
                 leader: leadership.leader,
@@ -65,12 +77,40 @@ impl Partition {
         Ok(())
     }
 
+    /// Checks that this replica may serve a consumer that was sent to it: it knows the client's epoch, hears a
+    /// leader, and lacks nothing that it once had. One that is cut off sends its clients back to the leader.
+    fn check_follower(&self, found: i32) -> Result<(), ReadError> {
+        let leadership = self.leadership();
+        fence(found, leadership.epoch)?;
+        let heard = self.outlook().leader.is_some_and(|l| (self.heard_by)(l));
+        if !heard || self.misses_entries() {
+            return Err(ReadError::NotLeader {
+                leader: leadership.leader,
+                epoch: leadership.epoch,
+            });
+        }
+        Ok(())
+    }
+
+    /// The end of an entry of the log.
+    pub fn end_of_entry(&self, index: u64) -> Option<i64> {
+        let row = self.log.entry_row(index)?;
+        Some(row.end_offset())
+    }
+
     /// Reads committed batches. An offset between the high watermark and the log's end reads nothing.
     ///
     /// # Errors
     /// Leadership and fencing, an offset outside the log, or a damaged or unreadable file.
     pub async fn read(&self, request: ReadRequest) -> Result<ReadOutcome, ReadError> {
-        self.check_epoch(request.current_leader_epoch).await?;
+        let by = match request.from {
+            ReadFrom::AnyReplica if !self.outlook().leads => ServedBy::Follower,
+            _ => ServedBy::Leader,
+        };
+        match by {
+            ServedBy::Follower => self.check_follower(request.current_leader_epoch)?,
+            ServedBy::Leader => self.check_epoch(request.current_leader_epoch).await?,
+        }
         let offsets = self.offsets();
         if request.offset < offsets.log_start || request.offset > offsets.log_end {
             return Err(ReadError::OffsetOutOfRange {
@@ -92,6 +132,7 @@ impl Partition {
             slices,
             bytes,
             offsets,
+            by,
         })
     }
 
@@ -153,5 +194,16 @@ impl Partition {
             epoch: floor.map_or(requested, |(epoch, _)| *epoch),
             end_offset,
         }
+    }
+}
+
+/// Compares the leader epoch that a client knows with ours (KIP-320).
+fn fence(found: i32, current: i32) -> Result<(), ReadError> {
+    if found >= 0 && found < current {
+        Err(ReadError::FencedLeaderEpoch { found, current })
+    } else if found > current {
+        Err(ReadError::UnknownLeaderEpoch { found, current })
+    } else {
+        Ok(())
     }
 }

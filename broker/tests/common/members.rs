@@ -25,6 +25,7 @@ pub struct Member {
     pub kafka: SocketAddr,
     pub admin: SocketAddr,
     pub rpc: SocketAddr,
+    pub rack: String,
     seeds: String,
     data: tempfile::TempDir,
 }
@@ -39,20 +40,21 @@ pub fn place() -> Place {
 impl Member {
     /// Starts a broker that looks for others at `seeds`, and waits until it serves.
     pub fn start(place: Place, seeds: &[SocketAddr]) -> Self {
-        let member = Self::begin(place, seeds);
+        let member = Self::begin(place, seeds, "");
         member.wait();
         member
     }
 
-    fn begin([kafka, admin, rpc]: Place, seeds: &[SocketAddr]) -> Self {
+    fn begin([kafka, admin, rpc]: Place, seeds: &[SocketAddr], rack: &str) -> Self {
         let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
         let (seeds, data) = (seeds.join(","), tempfile::tempdir().expect("a folder"));
-        let process = spawn([kafka, admin, rpc], &seeds, data.path().to_owned());
+        let process = spawn([kafka, admin, rpc], &seeds, rack, data.path().to_owned());
         Self {
             process,
             kafka,
             admin,
             rpc,
+            rack: rack.to_owned(),
             seeds,
             data,
         }
@@ -60,9 +62,16 @@ impl Member {
 
     /// Brokers that found a cluster together, in the order of their node ids.
     pub async fn found(count: usize) -> Vec<Self> {
+        Self::found_in(&vec![""; count]).await
+    }
+
+    /// As [`Member::found`], each in a rack of its own.
+    pub async fn found_in(racks: &[&str]) -> Vec<Self> {
+        let count = racks.len();
         let ports: Vec<_> = (0..count).map(|_| place()).collect();
         let seeds: Vec<_> = ports.iter().map(|p| p[2]).collect();
-        let mut members: Vec<_> = ports.iter().map(|p| Self::begin(*p, &seeds)).collect();
+        let begin = |(place, rack): (&Place, &&str)| Self::begin(*place, &seeds, rack);
+        let mut members: Vec<_> = ports.iter().zip(racks).map(begin).collect();
         members.iter().for_each(Self::wait);
         let mut known = Vec::new();
         for member in &members {
@@ -92,7 +101,7 @@ impl Member {
     /// A start at the same place, of a broker that has ended.
     pub fn begin_again(&mut self) {
         let ports = [self.kafka, self.admin, self.rpc];
-        self.process = spawn(ports, &self.seeds, self.data.path().to_owned());
+        self.process = spawn(ports, &self.seeds, &self.rack, self.data.path().to_owned());
     }
 
     /// A start at the same place, of a broker that was killed; it serves.
@@ -301,7 +310,7 @@ impl Drop for Member {
     }
 }
 
-fn spawn([kafka, admin, rpc]: Place, seeds: &str, data: PathBuf) -> Child {
+fn spawn([kafka, admin, rpc]: Place, seeds: &str, rack: &str, data: PathBuf) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logd"));
     command
         .args(["--kafka-addr", &kafka.to_string()])
@@ -309,6 +318,7 @@ fn spawn([kafka, admin, rpc]: Place, seeds: &str, data: PathBuf) -> Child {
         .args(["--rpc-addr", &rpc.to_string()])
         .arg("--data-dir")
         .arg(data)
+        .env("LOGD_NODE__RACK", rack)
         .env("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")
         .env("LOGD_STORAGE__RETENTION_CHECK_INTERVAL_MS", "1000")
         .stdin(Stdio::null())

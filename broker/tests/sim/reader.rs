@@ -5,7 +5,7 @@ use crate::client::{Ask, Reply};
 use crate::dice::Dice;
 use crate::invariants::{Invariants, Seen, one_piece, parse};
 use crate::net::BROKERS;
-use logd::partition::{ReadError, ReadOutcome, ReadRequest};
+use logd::partition::{ReadError, ReadFrom, ReadOutcome, ReadRequest};
 
 pub struct Reader {
     number: usize,
@@ -49,6 +49,7 @@ impl Reader {
                     max_bytes: 8 << 10,
                     at_least_one: true,
                     current_leader_epoch: if self.says_epoch { self.epoch } else { -1 },
+                    from: ReadFrom::Leader,
                 };
                 (leader, Ask::Read { partition, request })
             }
