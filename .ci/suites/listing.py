@@ -1,7 +1,8 @@
 """What of another project's suite is expected to pass, and the verdict on what did.
 
 A listing is a text file, a line per test: its name, the numbers of brokers on which it passes (`1`, `3` or `1,3`), the
-seconds that it takes, and perhaps `alone` if other tests beside it disturb it. Whatever is in no listing has its reason
+seconds that it takes, and marks: `alone` if other tests beside it disturb it, `slow` if only a run of everything takes it,
+others for the suite's driver. Whatever is in no listing has its reason
 in README.md. Not here: how a suite is run.
 """
 
@@ -9,6 +10,7 @@ import dataclasses
 import pathlib
 import subprocess
 
+MARKS = {"alone", "slow", "quick"}
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -16,7 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 class Expected:
     brokers: tuple
     seconds: int
-    alone: bool
+    marks: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +34,9 @@ def parse(text):
         words = line.split("#")[0].split()
         if not words:
             continue
-        name, brokers, seconds, *rest = words
-        assert name not in listed and rest in ([], ["alone"]), f"not a line of a listing: {line}"
-        listed[name] = Expected(tuple(int(b) for b in brokers.split(",")), int(seconds), bool(rest))
+        name, brokers, seconds, *marks = words
+        assert name not in listed and set(marks) <= MARKS, f"not a line of a listing: {line}"
+        listed[name] = Expected(tuple(int(b) for b in brokers.split(",")), int(seconds), tuple(marks))
     return listed
 
 
@@ -46,14 +48,14 @@ def written(outcomes, before, brokers):
     """The lines of a listing after a run of everything: who passed is listed, who did not loses this number of brokers."""
     lines = []
     for name in sorted({*outcomes, *before}):
-        was = before.get(name, Expected((), 1, False))
+        was = before.get(name, Expected((), 1))
         outcome = outcomes.get(name)
         on = set(was.brokers)
         if outcome:
             (on.add if outcome.state == "passed" else on.discard)(brokers)
         seconds = max(1, round(outcome.seconds)) if outcome and outcome.state == "passed" else was.seconds
         if on:
-            lines.append(f"{name:52} {','.join(map(str, sorted(on))):4} {seconds:4}{' alone' if was.alone else ''}")
+            lines.append(f"{name:52} {','.join(map(str, sorted(on))):4} {seconds:4} {' '.join(was.marks)}".rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -76,13 +78,13 @@ def verdict(listed, outcomes, brokers):
     return failed, surprises
 
 
-def summary(listed, outcomes, brokers, started_ago):
+def summary(suite, listed, outcomes, brokers, started_ago):
     failed, surprises = verdict(listed, outcomes, brokers)
     states = [o.state for o in outcomes.values()]
     for name in failed:
         print(f"FAIL {name} is listed and {outcomes[name].state}: {outcomes[name].why}")
     for name in surprises:
         print(f"NEW  {name} passed and is not listed for {brokers} broker(s): list it, and take it out of README.md's table")
-    print(f"{states.count('passed')} passed, {states.count('failed')} failed, {states.count('skipped')} skipped of {len(states)} "
+    print(f"{suite}: {states.count('passed')} passed, {states.count('failed')} failed, {states.count('skipped')} skipped of {len(states)} "
           f"on {brokers} broker(s) in {started_ago:.0f} s; {len(failed)} listed ones did not pass")
     return not failed and bool(outcomes)
