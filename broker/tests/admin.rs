@@ -116,6 +116,15 @@ async fn delete_records(
     topic: &str,
     wanted: &[(i32, i64)],
 ) -> Vec<(i16, i64)> {
+    delete_records_within(socket, topic, wanted, 30_000).await
+}
+
+async fn delete_records_within(
+    socket: &mut TcpStream,
+    topic: &str,
+    wanted: &[(i32, i64)],
+    timeout_ms: i32,
+) -> Vec<(i16, i64)> {
     let partition = |(index, offset): &(i32, i64)| {
         message!(delete_records_request::DeleteRecordsPartition {
             partition_index: *index,
@@ -128,7 +137,7 @@ async fn delete_records(
     });
     let request = message!(DeleteRecordsRequest {
         topics: vec![topic],
-        timeout_ms: 30_000
+        timeout_ms
     });
     let mut answer = ask(socket, &request, 2).await;
     let partitions = answer.topics.remove(0).partitions.into_iter();
@@ -186,6 +195,19 @@ async fn trap_30_deleted_records_are_gone_for_every_client_and_after_a_restart()
         [(0, 5)]
     );
     assert_eq!(earliest(&mut socket, "cut").await, 5);
+}
+
+/// librdkafka's 0081 asks with a timeout of 0, and Kafka obliges.
+#[tokio::test]
+async fn records_are_deleted_for_a_client_that_has_no_time() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "cut", 1, &[]).await;
+    let request = produce("cut", -1, 30_000, vec![batch(1)]);
+    assert_eq!(produced(&mut socket, &request).await[0].error_code, 0);
+    let deleted = delete_records_within(&mut socket, "cut", &[(0, 1)], 0).await;
+    assert_eq!(deleted, [(0, 1)]);
+    assert_eq!(earliest(&mut socket, "cut").await, 1);
 }
 
 #[tokio::test]

@@ -15,6 +15,10 @@ use tokio::time::Instant;
 /// Partitions of one request that are worked on at once: their commands then share syncs.
 const AT_ONCE: usize = 64;
 
+/// To move a log's start takes a sync here, where Kafka only notes it: 0 from a client means that nobody should wait
+/// for followers, not that nothing should be done.
+const PATIENCE_MIN: Duration = Duration::from_millis(500);
+
 /// Where the log begins is not known.
 const NO_OFFSET: i64 = -1;
 
@@ -23,7 +27,7 @@ pub async fn delete(
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
     let patience = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + patience.max(PATIENCE_MIN);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let name = &topic.name;
