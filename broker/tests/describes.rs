@@ -39,6 +39,49 @@ async fn page(
     ask(socket, &request, 0).await
 }
 
+/// librdkafka's 0081 counts them: eight of a topic, seven of a cluster.
+#[tokio::test]
+async fn who_asks_what_may_be_done_with_topics_and_the_cluster_is_told() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    create(&mut socket, "a", 1, &[]).await;
+    for asked in [false, true] {
+        let count = |bits: i32| (bits != i32::MIN).then(|| bits.count_ones());
+        let of = |kinds: u32| asked.then_some(kinds);
+        let names = [Some("a"), Some("nobody")];
+        let topics = names.map(|name| {
+            message!(metadata_request::MetadataRequestTopic {
+                name: name.map(Into::into)
+            })
+        });
+        let request = message!(MetadataRequest {
+            topics: Some(topics.to_vec()),
+            allow_auto_topic_creation: false,
+            include_topic_authorized_operations: asked,
+            include_cluster_authorized_operations: asked
+        });
+        let told = ask(&mut socket, &request, 10).await;
+        assert_eq!(count(told.cluster_authorized_operations), of(7));
+        let topics = told.topics.iter();
+        let topics: Vec<_> = topics
+            .map(|t| count(t.topic_authorized_operations))
+            .collect();
+        assert_eq!(
+            topics,
+            [of(8), None],
+            "nothing of a topic that is not there"
+        );
+        let request = message!(DescribeClusterRequest {
+            endpoint_type: 1,
+            include_cluster_authorized_operations: asked
+        });
+        let told = ask(&mut socket, &request, 1).await;
+        assert_eq!(count(told.cluster_authorized_operations), of(7));
+    }
+    let pages = page(&mut socket, &["a"], 2, None).await;
+    assert_eq!(pages.topics[0].topic_authorized_operations.count_ones(), 8);
+}
+
 #[tokio::test]
 async fn topics_are_described_in_pages_that_follow_one_another() {
     let broker = Broker::start();

@@ -1,7 +1,7 @@
 //! DescribeCluster: the brokers as the listener that was asked advertises them.
 
 use super::metadata::brokers;
-use super::{Context, Services, errors};
+use super::{Context, Services, errors, operations};
 use logd_proto::messages::describe_cluster_response::DescribeClusterBroker;
 use logd_proto::messages::{DescribeClusterRequest, DescribeClusterResponse};
 use logd_proto::{ErrorCode, message};
@@ -9,9 +9,6 @@ use logd_proto::{ErrorCode, message};
 /// The kinds of endpoints there are (KIP-919). Here a controller is a broker like any other.
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
-
-/// "Authorized operations" were not asked for, or there is no authorizer.
-const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 
 pub fn describe(
     services: &Services,
@@ -35,7 +32,7 @@ pub fn describe(
             error_message: Some(why.into()),
             endpoint_type: request.endpoint_type,
             controller_id: -1,
-            cluster_authorized_operations: OPERATIONS_UNKNOWN,
+            cluster_authorized_operations: operations::UNKNOWN,
         });
     }
     let cluster = &services.cluster;
@@ -57,6 +54,9 @@ pub fn describe(
         brokers: known
             .filter(|b| request.include_fenced_brokers || !b.is_fenced)
             .collect(),
-        cluster_authorized_operations: OPERATIONS_UNKNOWN,
+        cluster_authorized_operations: operations::told(
+            request.include_cluster_authorized_operations,
+            operations::OF_CLUSTER,
+        ),
     })
 }

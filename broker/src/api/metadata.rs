@@ -1,7 +1,7 @@
 //! Metadata: brokers, topics and leaders, as the listener that was asked advertises them.
 
 use super::find_coordinator::new_offsets_topic;
-use super::{Context, Services, errors};
+use super::{Context, Services, errors, operations};
 use crate::cluster::{ClusterState, CreateTopicError, NewTopic, Topic};
 use crate::group::OFFSETS_TOPIC;
 use logd_proto::messages::metadata_request::MetadataRequestTopic;
@@ -18,9 +18,6 @@ const NULL_MEANS_ALL: i16 = 1;
 
 /// Creating on demand must not hold a Metadata request for long; the client asks again anyway.
 const AUTO_CREATE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// "Authorized operations" were not asked for, or there is no authorizer.
-const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 
 pub async fn answer(
     services: Arc<Services>,
@@ -40,6 +37,10 @@ pub async fn answer(
             topics.push(one(&services, wanted, request.allow_auto_topic_creation).await);
         }
     }
+    let asked = request.include_topic_authorized_operations;
+    for topic in topics.iter_mut().filter(|topic| topic.error_code == 0) {
+        topic.topic_authorized_operations = operations::told(asked, operations::OF_TOPIC);
+    }
     let state = services.cluster.view();
     message!(MetadataResponse {
         brokers: brokers(&state, &context.listener),
@@ -47,7 +48,10 @@ pub async fn answer(
         // Any broker forwards admin requests, so the one that was asked is as good a controller as any.
         controller_id: services.cluster.node_id(),
         topics,
-        cluster_authorized_operations: OPERATIONS_UNKNOWN,
+        cluster_authorized_operations: operations::told(
+            request.include_cluster_authorized_operations,
+            operations::OF_CLUSTER,
+        ),
     })
 }
 
@@ -137,7 +141,7 @@ fn failed(name: Option<StrBytes>, topic_id: Uuid, code: ErrorCode) -> MetadataRe
         error_code: errors::told(code),
         name,
         topic_id,
-        topic_authorized_operations: OPERATIONS_UNKNOWN
+        topic_authorized_operations: operations::UNKNOWN
     })
 }
 
@@ -150,7 +154,7 @@ fn describe(services: &Services, topic: &Topic) -> MetadataResponseTopic {
         topic_id: topic.id,
         is_internal: topic.internal,
         partitions,
-        topic_authorized_operations: OPERATIONS_UNKNOWN,
+        topic_authorized_operations: operations::UNKNOWN,
     })
 }
 

@@ -17,6 +17,7 @@ mod leader_epoch;
 mod list_offsets;
 mod log_dirs;
 mod metadata;
+mod operations;
 mod partitions;
 mod produce;
 mod producer_id;

@@ -3,7 +3,7 @@
 //! Which page it is, is decided by a pure function of the topics' sizes; the rest is as in Metadata.
 
 use super::metadata::{self, is_legal};
-use super::{Services, errors};
+use super::{Services, errors, operations};
 use crate::cluster::{ClusterState, Topic};
 use logd_proto::messages::describe_topic_partitions_request::Cursor;
 use logd_proto::messages::describe_topic_partitions_response::{
@@ -128,6 +128,7 @@ fn describe_topic(
     message!(DescribeTopicPartitionsResponseTopic {
         name: Some(topic.name.as_str().into()),
         topic_id: topic.id,
+        topic_authorized_operations: operations::OF_TOPIC,
         is_internal: topic.internal,
         partitions: partitions.collect(),
     })

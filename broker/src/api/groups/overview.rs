@@ -2,6 +2,7 @@
 
 use super::super::Context;
 use super::super::errors::told;
+use super::super::operations;
 use super::{code, outcome, wire};
 use crate::group::{Coordinator, Description, Event, Listed, Refusal};
 use futures_util::future::join_all;
@@ -19,10 +20,6 @@ const CLASSIC: &str = "classic";
 
 /// From here on a group that does not exist is an error; before, it is a dead one.
 const NOT_FOUND_SINCE: i16 = 6;
-
-/// What anybody may do with a group while there is no authorizer: read, delete and describe it, as
-/// bits of Kafka's operation numbers 3, 6 and 8.
-const ALL_OPERATIONS: i32 = (1 << 3) | (1 << 6) | (1 << 8);
 
 pub(super) async fn list(
     groups: Arc<Coordinator>,
@@ -67,7 +64,7 @@ pub(super) async fn describe(
     request: DescribeGroupsRequest,
 ) -> impl Future<Output = DescribeGroupsResponse> + use<> {
     let version = context.version;
-    let operations = request.include_authorized_operations;
+    let asked = request.include_authorized_operations;
     let mut underway = Vec::with_capacity(request.groups.len());
     for group in request.groups {
         let submitted = groups.submit(&group, Event::Describe).await;
@@ -77,7 +74,7 @@ pub(super) async fn describe(
         let groups = join_all(underway)
             .await
             .into_iter()
-            .map(|(group, found)| described(version, operations, group, found))
+            .map(|(group, found)| described(version, asked, group, found))
             .collect();
         message!(DescribeGroupsResponse { groups })
     }
@@ -85,7 +82,7 @@ pub(super) async fn describe(
 
 fn described(
     version: i16,
-    operations: bool,
+    asked: bool,
     group_id: StrBytes,
     found: Result<Description, Refusal>,
 ) -> DescribedGroup {
@@ -97,8 +94,8 @@ fn described(
             error_code: told(code(refusal))
         }),
     };
-    if operations && group.error_code == 0 {
-        group.authorized_operations = ALL_OPERATIONS;
+    if group.error_code == 0 {
+        group.authorized_operations = operations::told(asked, operations::OF_GROUP);
     }
     group
 }
