@@ -1,7 +1,8 @@
 """librdkafka's own test suite against logd.
 
-Its quick mode leaves out most of what is inside the tests and still calls them passed, so it is used only for those that
-the listing marks `quick`. A test that needs another broker configuration (the suite says: scenario) gets such a broker.
+Its quick mode leaves out most of what is inside the tests and still calls them passed, so it is not used. A test that needs
+another broker configuration (the suite says: scenario) gets such a broker. Tests of many independent parts, some about
+what logd does not have, are run part by part, each under a name of its own.
 `librdkafka.txt` lists what must pass; README.md says why the others do not.
 """
 
@@ -12,7 +13,7 @@ import re
 
 import runner
 from listing import Outcome
-from runner import LIMIT_SECONDS, Scenario, Suite, Unit, run_limited
+from runner import Scenario, Suite, Unit, run_limited
 
 # Some tests call Kafka's own programs by these names.
 KAFKA_PROGRAMS = {
@@ -21,6 +22,11 @@ KAFKA_PROGRAMS = {
     "kafka-acls.sh": "org.apache.kafka.tools.AclCommand",
 }
 
+FUNCTIONS = "functions"
+PARTS = {"0061": ["lag without transactions", "lag with transactions"], "0081": FUNCTIONS, "0137": FUNCTIONS}
+# They talk to a broker that the suite simulates.
+MOCKED = {"0139", "0150"}
+
 
 def declared(source):
     """The tests that need a broker, as the suite's program declares them, grouped as it can run them: by number."""
@@ -28,11 +34,25 @@ def declared(source):
     table = source[source.index("struct test tests[]"):]
     for entry in re.split(r"\n\s*_TEST\(", table)[1:]:
         name = entry.split(",")[0].strip()
-        if "TEST_F_LOCAL" in entry or "TEST_F_MANUAL" in entry:
+        if "TEST_F_LOCAL" in entry or "TEST_F_MANUAL" in entry or name[:4] in MOCKED:
             continue
         scenario = re.search(r'\.scenario\s*=\s*"(\w+)', entry)
         units[name[:4], scenario.group(1) if scenario else "default"].append(name)
     return [Unit(f"{number}-{scenario}", tuple(names), scenario) for (number, scenario), names in units.items()]
+
+
+def in_parts(unit, tests):
+    """The unit, or one for each of its parts: a function, or a case that its title tells."""
+    titles = PARTS.get(unit.key[:4])
+    if titles is None:
+        return [unit]
+    if titles == FUNCTIONS:
+        source = next(tests.glob(f"{unit.key[:4]}-*.c")).read_text()
+        bodies = re.split(r"^static void\s+(?=do_test_)", source, flags=re.MULTILINE)[1:]
+        titles = [re.match(r"\w+", body).group() + ":" for body in bodies if "SUB_TEST" in body]
+    [name] = unit.names
+    short = [title.removeprefix("do_test_").strip(":").replace(" ", "-") for title in titles]
+    return [Unit(f"{unit.key}-{s}", (f"{name}/{s}",), unit.scenario, title) for s, title in zip(short, titles)]
 
 
 def kafka_programs(folder, jars):
@@ -57,17 +77,20 @@ class Librdkafka(Suite):
         self.kafka_path = kafka_programs(self.folder / "kafka", f"{options.tools}/java")
 
     def units(self):
-        return declared((self.source / "tests/test.c").read_text())
+        tests = self.source / "tests"
+        whole = declared((tests / "test.c").read_text())
+        return [part for unit in whole for part in in_parts(unit, tests)]
 
     def outcomes_of(self, unit, broker):
         home = self.home(unit)
         (home / "test.conf").write_text(f"metadata.broker.list={broker.bootstrap}\nbroker.address.family=v4\ntest.timeout.multiplier={self.options.patience}\n")
-        quick = ["-Q"] if self.marked(unit, "quick") else []
-        program = [self.source / "tests/test-runner", "-p1", "-L", *quick, "-s", unit.scenario]
-        return judged(unit, home, run_limited(program, home, self.environment(unit, broker)))
+        program = [self.source / "tests/test-runner", "-p1", "-L", "-s", unit.scenario]
+        return judged(unit, home, run_limited(program, home, self.environment(unit, broker), self.limit(unit)))
 
     def environment(self, unit, broker):
         kept = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("TEST")}
+        if unit.only:
+            kept["SUBTESTS"] = unit.only
         return {**kept, "LD_LIBRARY_PATH": f"{self.source}/src:{self.source}/src-cpp", "TESTS": unit.key[:4], "TEST_REPORT": "report.json",
                 "TEST_KAFKA_VERSION": "4.0.0.0", "KAFKA_PATH": str(self.kafka_path), "BROKERS": broker.bootstrap}
 
@@ -78,10 +101,14 @@ def judged(unit, home, ended):
     try:
         report = json.loads((home / "report.json").read_text())["tests"]
     except (OSError, ValueError):
-        why = f"ended after {LIMIT_SECONDS} s" if ended is None else f"no report, status {ended}"
+        why = "did not end in time" if ended is None else f"no report, status {ended}"
         return {name: Outcome("failed", 0, f"{why}; {first_failure(output)}") for name in unit.names}
-    leaked = "still active in librdkafka" in output and all(report[name]["state"] != "FAILED" for name in unit.names)
-    return {name: told(report[name], output, leaked) for name in unit.names}
+    rows = {name: report[name.split("/")[0]] for name in unit.names}
+    leaked = "still active in librdkafka" in output and all(row["state"] != "FAILED" for row in rows.values())
+    found = {name: told(row, output, leaked) for name, row in rows.items()}
+    if unit.only and not re.search(r"\[ \w+:\d+.*: PASS", output):
+        return {name: Outcome("skipped", o.seconds, "no such part was run") if o.state == "passed" else o for name, o in found.items()}
+    return found
 
 
 def told(row, output, leaked):

@@ -1,8 +1,7 @@
 """What of another project's suite is expected to pass, and the verdict on what did.
 
 A listing is a text file, a line per test: its name, the numbers of brokers on which it passes (`1`, `3` or `1,3`), the
-seconds that it takes, and marks: `alone` if other tests beside it disturb it, `slow` if only a run of everything takes it,
-others for the suite's driver. Whatever is in no listing has its reason
+seconds that it takes, and perhaps `alone` if other tests beside it disturb it. Whatever is in no listing has its reason
 in README.md. Not here: how a suite is run.
 """
 
@@ -10,7 +9,7 @@ import dataclasses
 import pathlib
 import subprocess
 
-MARKS = {"alone", "slow", "quick"}
+MARKS = {"alone"}
 HERE = pathlib.Path(__file__).resolve().parent
 
 

@@ -1,6 +1,6 @@
 """Runs another project's suite: workers side by side, each with brokers of its own, and the verdict against the listing.
 
-No test sees another's topics, groups or load; those that the listing calls `alone` run after all others, one by one.
+No test sees another's topics, groups or load, unless the suite insists on one address; those that the listing calls `alone` run after all others, one by one.
 What a suite is made of (`units`) and how one of them is run (`outcomes_of`) says the suite's own driver.
 """
 
@@ -24,6 +24,7 @@ from harness import broker as brokers
 from listing import Outcome
 
 LIMIT_SECONDS = 300  # for one unit: the slowest that passes takes a third of it
+SURPRISE_SECONDS = 30  # in a run of a third, for a unit that nobody expects to pass: enough to notice most that begin to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Unit:
     key: str
     names: tuple
     scenario: str = "default"
+    only: str = ""  # of the parts of one test, this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +44,28 @@ class Scenario:
 
 
 class Place:
-    """One worker's brokers, one or three per scenario, started when first needed."""
+    """One worker's brokers, or everybody's: one or three per scenario, started when first needed."""
 
-    def __init__(self, options, scenarios, folder):
-        self.options, self.scenarios, self.folder, self.running = options, scenarios, folder, {}
+    def __init__(self, options, suite, folder):
+        self.options, self.scenarios, self.port, self.folder = options, suite.scenarios, suite.port, folder
+        self.running = {}
+        self.lock = threading.Lock()
 
     def broker(self, scenario):
+        with self.lock:
+            return self.started(scenario)
+
+    def started(self, scenario):
         if scenario not in self.running:
             folder = self.folder / f"brokers-{scenario}"
             folder.mkdir(parents=True)
             how = self.scenarios[scenario]
             setting = "num.partitions" if self.options.kafka else "LOGD_TOPICS__DEFAULT_PARTITIONS"
             where = argparse.Namespace(**{**vars(self.options), "scratch": str(folder)})
-            self.running[scenario] = brokers.make(where, auto_create=how.auto_create, settings={setting: str(how.partitions)}).start()
+            made = brokers.make(where, auto_create=how.auto_create, settings={setting: str(how.partitions)})
+            if self.port:
+                getattr(made, "brokers", [made])[0].port = self.port
+            self.running[scenario] = made.start()
         return self.running[scenario]
 
     def close(self):
@@ -67,6 +78,7 @@ class Suite:
 
     name = None
     scenarios = {}
+    port = None  # where tests that ask nobody expect the broker: then there is one for all of them
 
     def __init__(self, options):
         self.options = options
@@ -90,6 +102,10 @@ class Suite:
     def seconds(self, unit):
         return sum(self.listed[n].seconds for n in unit.names if n in self.listed)
 
+    def limit(self, unit):
+        expected = any(self.options.brokers in self.listed[n].brokers for n in unit.names if n in self.listed)
+        return LIMIT_SECONDS if expected or not self.options.rotate else SURPRISE_SECONDS
+
     def chosen(self):
         every = self.units()
         if self.options.only:
@@ -97,7 +113,7 @@ class Suite:
         if self.options.rotate:
             third = listing.third_of_commit() if self.options.third is None else self.options.third
             keys = listing.rotated([u.key for u in every], third)
-            return [u for u in every if u.key in keys and not self.marked(u, "slow")]
+            return [u for u in every if u.key in keys]
         return every
 
     def run(self):
@@ -110,21 +126,25 @@ class Suite:
         waiting = queue.SimpleQueue()
         for unit in units:
             waiting.put(unit)
-        threads = [threading.Thread(target=self.work, args=(waiting, f"worker-{n}-of-{workers}")) for n in range(min(workers, len(units)))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        count = min(workers, len(units))
+        folders = [self.folder / f"worker-{n}-of-{workers}" for n in range(count)]
+        places = [Place(self.options, self, folder) for folder in folders[:1 if self.port else count]]
+        threads = [threading.Thread(target=self.work, args=(waiting, places[n % len(places)])) for n in range(count)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            for place in places:
+                place.close()
 
-    def work(self, waiting, name):
-        place = Place(self.options, self.scenarios, self.folder / name)
+    def work(self, waiting, place):
         try:
             while True:
                 self.run_one(waiting.get_nowait(), place)
         except queue.Empty:
             pass
-        finally:
-            place.close()
 
     def run_one(self, unit, place):
         began = time.monotonic()
@@ -144,12 +164,12 @@ class Suite:
         return home
 
 
-def run_limited(command, home, environment):
+def run_limited(command, home, environment, limit):
     """Runs it with its output in `output`; None when it had to be ended, with all that it started."""
     with open(home / "output", "wb") as output:
         process = subprocess.Popen([str(c) for c in command], cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
         try:
-            return process.wait(LIMIT_SECONDS)
+            return process.wait(limit)
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -170,7 +190,7 @@ def arguments(description, workers):
     parser.add_argument("--scratch", help="where data and logs go")
     parser.add_argument("--workers", type=int, default=workers, help="tests that run at a time")
     parser.add_argument("--only", default="", help="tests whose name contains this")
-    parser.add_argument("--rotate", action="store_true", help="a third of the tests, another one with every commit, without the slow ones")
+    parser.add_argument("--rotate", action="store_true", help="a third of the tests, another one with every commit")
     parser.add_argument("--third", type=int, help="with --rotate: this third")
     parser.add_argument("--relist", action="store_true", help="write the listing anew from what passed")
     return parser
@@ -187,6 +207,6 @@ def run(suite_class, parser):
     suite.run()
     print(f"\nwhat each test printed, and the brokers' logs: {suite.folder}")
     if options.relist:
-        (HERE / f"{suite.name}.txt").write_text(listing.written(suite.outcomes, suite.listed, options.brokers))
+        (HERE / f"{suite.name}.txt").write_text(listing.written(suite.outcomes, listing.load(suite.name), options.brokers))
     good = listing.summary(suite.name, suite.listed, suite.outcomes, options.brokers, time.monotonic() - began)
     sys.exit(0 if good else 1)
