@@ -280,7 +280,7 @@ impl Node {
         };
         let services = kafka_door::services(&config, services, stopping.subscribe());
         let limits = kafka_door::limits(&config);
-        let sampling = gauges::sample(&services, &disk);
+        let sampling = gauges::sample(&services, &limits, &disk);
         let server = kafka_door::serve(&config, listeners, services, &limits)?;
         health.set(Phase::Ready);
         metrics::set_ready(true);

@@ -218,6 +218,18 @@ fn limits(raw: &Raw) -> Vec<Row> {
         ),
         from_to("limits.idle_timeout_ms", l.idle_timeout_ms, 1, YEAR_MS),
         from_to(
+            "limits.handshake_timeout_ms",
+            l.handshake_timeout_ms,
+            1,
+            YEAR_MS,
+        ),
+        from_to(
+            "limits.min_frame_bytes_per_second",
+            l.min_frame_bytes_per_second,
+            0,
+            1 << 30,
+        ),
+        from_to(
             "limits.stalled_timeout_ms",
             l.stalled_timeout_ms,
             1,

@@ -84,6 +84,9 @@ pub struct Listener {
     pub addr: String,
     #[serde(default)]
     pub advertise: String,
+    /// Largest request on this listener; 0: `limits.max_frame_bytes`, which is the most it can be.
+    #[serde(default)]
+    pub max_frame_bytes: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,8 +223,12 @@ pub struct Limits {
     pub fetch_sessions: usize,
     pub fetch_session_partitions: usize,
     pub idle_timeout_ms: u64,
+    /// The first request of a connection must be here within this.
+    pub handshake_timeout_ms: u64,
     /// A frame that has begun, and answers that wait to be read, must move on within this.
     pub stalled_timeout_ms: u64,
+    /// What a frame that has begun must bring, on average over such a span, if it does not end in it.
+    pub min_frame_bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -235,7 +242,9 @@ impl Default for Limits {
             fetch_sessions: 1_000,
             fetch_session_partitions: 200_000,
             idle_timeout_ms: 600_000,
+            handshake_timeout_ms: 60_000,
             stalled_timeout_ms: 30_000,
+            min_frame_bytes_per_second: 1_024,
         }
     }
 }

@@ -65,6 +65,7 @@ pub struct ListenerConfig {
     pub addr: SocketAddr,
     /// Host and port that clients are told; `None`: what was bound.
     pub advertise: Option<(String, u16)>,
+    pub max_frame_bytes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -106,7 +107,9 @@ pub struct LimitsConfig {
     pub fetch_sessions: usize,
     pub fetch_session_partitions: usize,
     pub idle_timeout: Duration,
+    pub handshake_timeout: Duration,
     pub stalled_timeout: Duration,
+    pub min_frame_bytes_per_second: u64,
 }
 
 /// Whom consumers read from.
@@ -207,7 +210,9 @@ impl TryFrom<Raw> for Config {
                 fetch_sessions: l.fetch_sessions,
                 fetch_session_partitions: l.fetch_session_partitions,
                 idle_timeout: Duration::from_millis(l.idle_timeout_ms),
+                handshake_timeout: Duration::from_millis(l.handshake_timeout_ms),
                 stalled_timeout: Duration::from_millis(l.stalled_timeout_ms),
+                min_frame_bytes_per_second: l.min_frame_bytes_per_second,
             },
             log_format,
             log_level: raw.log.level,
@@ -221,6 +226,7 @@ fn listeners(raw: &Raw, warnings: &mut Vec<String>) -> Result<Vec<ListenerConfig
         name: "default".into(),
         addr: raw.kafka.addr.clone(),
         advertise: raw.kafka.advertise.clone(),
+        max_frame_bytes: 0,
     }];
     let written = if raw.kafka.listeners.is_empty() {
         &short[..]
@@ -250,9 +256,23 @@ fn listeners(raw: &Raw, warnings: &mut Vec<String>) -> Result<Vec<ListenerConfig
             name: l.name.clone(),
             addr,
             advertise,
+            max_frame_bytes: frame_limit(l, raw.limits.max_frame_bytes)?,
         });
     }
     Ok(resolved)
+}
+
+/// A listener may take less than all of them, not more.
+fn frame_limit(listener: &Listener, of_all: usize) -> Result<usize, ConfigError> {
+    match listener.max_frame_bytes {
+        0 => Ok(of_all),
+        own if (1024..=of_all).contains(&own) => Ok(own),
+        own => Err(ConfigError::Range {
+            key: "kafka.listeners.max_frame_bytes",
+            value: own.to_string(),
+            allowed: format!("from 1024 to {of_all} (limits.max_frame_bytes), or 0 for that"),
+        }),
+    }
 }
 
 /// Says why clients will not find their way back, where that can be told from here.
@@ -427,6 +447,7 @@ mod tests {
             name: "x".into(),
             addr: addr.into(),
             advertise: String::new(),
+            max_frame_bytes: 0,
         };
         assert_eq!(
             with(|r| r.kafka.listeners = vec![l("127.0.0.1:1"), l("127.0.0.1:2")]).unwrap_err(),

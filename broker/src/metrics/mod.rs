@@ -266,6 +266,17 @@ pub fn connection_refused(reason: &'static str) {
     counter(&CORE.recorder, &CONNECTIONS_REFUSED, &[reason]).increment(1);
 }
 
+/// The broker ended a connection; `reason` comes from a closed set.
+pub fn connection_closed(reason: &'static str) {
+    counter(&CORE.recorder, &CONNECTIONS_CLOSED, &[reason]).increment(1);
+}
+
+/// Bytes of requests at a scrape, and how many there may be.
+pub fn set_request_bytes(held: usize, max: usize) {
+    set(&REQUEST_BYTES_HELD, &[], held as f64);
+    set(&REQUEST_BYTES_MAX, &[], max as f64);
+}
+
 /// A produce spent so long in a stage.
 pub fn produce_stage(stage: Stage, took: Duration) {
     CORE.handles.stages[stage as usize].record(took);

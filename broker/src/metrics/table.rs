@@ -117,6 +117,21 @@ pub const CONNECTIONS_REFUSED: Metric = counter(
     &["reason"],
     "client connections turned away at a limit",
 );
+pub const CONNECTIONS_CLOSED: Metric = counter(
+    "logd_kafka_connections_closed_total",
+    &["reason"],
+    "client connections that the broker ended: too late, too slow, or not understood",
+);
+pub const REQUEST_BYTES_HELD: Metric = gauge(
+    "logd_kafka_request_bytes_held",
+    &[],
+    "bytes of large requests that are arriving or being worked on",
+);
+pub const REQUEST_BYTES_MAX: Metric = gauge(
+    "logd_kafka_request_bytes_max",
+    &[],
+    "bytes of large requests there may be; more wait",
+);
 pub const PRODUCE_STAGE_SECONDS: Metric = histogram(
     "logd_produce_stage_seconds",
     &["stage"],
@@ -274,6 +289,9 @@ pub const TABLE: &[Metric] = &[
     CONNECTIONS,
     CONNECTIONS_OPENED,
     CONNECTIONS_REFUSED,
+    CONNECTIONS_CLOSED,
+    REQUEST_BYTES_HELD,
+    REQUEST_BYTES_MAX,
     PRODUCE_STAGE_SECONDS,
     TOPIC_BYTES,
     TOPIC_RECORDS,

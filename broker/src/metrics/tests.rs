@@ -11,6 +11,8 @@ fn observe_all() -> (OpenConnection, Arc<TopicTraffic>) {
     bytes_received(10);
     bytes_sent(20);
     connection_refused("total");
+    connection_closed("idle");
+    set_request_bytes(1, 2);
     for (stage, _) in Stage::ALL {
         produce_stage(stage, Duration::from_micros(50));
     }

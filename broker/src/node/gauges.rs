@@ -4,6 +4,7 @@ use crate::api::Services;
 use crate::cluster::{Cluster, ClusterState};
 use crate::metrics;
 use crate::partition::Partition;
+use crate::server::Limits;
 use logd_storage::Disk;
 use std::sync::Arc;
 use tracing::warn;
@@ -19,8 +20,8 @@ fn lacks_replicas(cluster: &Cluster, view: &ClusterState, partition: &Partition)
         .is_some_and(|(wanted, claim)| !claim.is_kept_by(view, wanted))
 }
 
-pub(super) fn sample(services: &Arc<Services>, disk: &Disk) -> metrics::Sampling {
-    let (services, disk) = (services.clone(), disk.clone());
+pub(super) fn sample(services: &Arc<Services>, limits: &Limits, disk: &Disk) -> metrics::Sampling {
+    let (services, limits, disk) = (services.clone(), limits.clone(), disk.clone());
     metrics::on_scrape(move || {
         let (cluster, registry) = (&services.cluster, &services.partitions);
         let view = cluster.view();
@@ -44,6 +45,7 @@ pub(super) fn sample(services: &Arc<Services>, disk: &Disk) -> metrics::Sampling
         metrics::set_partitions(now);
         let sessions = services.fetch_sessions.counts();
         metrics::set_fetch_sessions(sessions.sessions, sessions.partitions, sessions.evictions);
+        metrics::set_request_bytes(limits.bytes_held(), limits.bytes_max());
         let space = disk.space();
         metrics::set_disk(
             space.free_bytes,

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::config::{Config, ListenerConfig};
 use crate::group::Coordinator;
 use crate::partition::Registry;
-use crate::server::{BindError, ConnectionLimits, Limits, Listener, Server};
+use crate::server::{BindError, ConnectionLimits, Limits, Listener, Patience, Server};
 use logd_storage::Disk;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,13 +80,19 @@ pub(super) fn serve(
     limits: &Limits,
 ) -> Result<Server, BindError> {
     let l = &config.limits;
-    let bounds = ConnectionLimits {
-        frame_bytes_max: l.max_frame_bytes,
+    let bounds = |listener: &ListenerConfig| ConnectionLimits {
+        frame_bytes_max: listener.max_frame_bytes,
         in_flight_max: l.requests_in_flight,
-        idle: l.idle_timeout,
-        stalled: l.stalled_timeout,
+        patience: Patience {
+            idle: l.idle_timeout,
+            handshake: l.handshake_timeout,
+            stalled: l.stalled_timeout,
+            frame_bytes_per_second: l.min_frame_bytes_per_second,
+        },
     };
-    Server::serve(listeners, &Arc::new(Api(services)), limits, bounds)
+    let bounds = config.kafka.listeners.iter().map(bounds);
+    let listeners = listeners.into_iter().zip(bounds).collect();
+    Server::serve(listeners, &Arc::new(Api(services)), limits)
 }
 
 /// What all connections share.

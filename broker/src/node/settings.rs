@@ -219,6 +219,24 @@ const TABLE: &[Row] = &[
         "How often old segments are looked for.",
     ),
     row(
+        "logd.limits.fetch_session_partitions",
+        Kind::Int,
+        |c| c.limits.fetch_session_partitions.to_string(),
+        "Partitions of all fetch sessions.",
+    ),
+    row(
+        "logd.limits.handshake_timeout_ms",
+        Kind::Long,
+        |c| ms(c.limits.handshake_timeout),
+        "The first request of a connection must be here within this.",
+    ),
+    row(
+        "logd.limits.min_frame_bytes_per_second",
+        Kind::Long,
+        |c| c.limits.min_frame_bytes_per_second.to_string(),
+        "What a frame that has begun must bring, over each span of the stall timeout.",
+    ),
+    row(
         "logd.limits.requests_in_flight",
         Kind::Int,
         |c| c.limits.requests_in_flight.to_string(),

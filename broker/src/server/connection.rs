@@ -4,6 +4,7 @@
 //! Bounds: requests in flight, bytes held while a frame arrives (the broker's budget), bytes waiting to be
 //! written (no more requests are read until they are), and time: idle, mid-frame, and unread answers.
 
+use super::deadlines::{Deadlines, Late, Patience, Situation};
 use super::limits::{FREE_BYTES, Held, Limits};
 use crate::api::{Answer, Context, Handler};
 use crate::metrics;
@@ -40,10 +41,7 @@ const PARTING: Duration = Duration::from_secs(1);
 pub struct ConnectionLimits {
     pub frame_bytes_max: usize,
     pub in_flight_max: usize,
-    /// Without a request for this long, the connection is closed.
-    pub idle: Duration,
-    /// A frame that has begun must make progress within this, and so must unread answers.
-    pub stalled: Duration,
+    pub patience: Patience,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +50,8 @@ enum Ended {
     ByClient,
     #[error("the broker is stopping")]
     Stopping,
-    #[error("idle for too long")]
-    Idle,
-    #[error("a frame stalled half way")]
-    Stalled,
-    #[error("the client does not read its answers")]
-    Unread,
+    #[error(transparent)]
+    Late(#[from] Late),
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error(transparent)]
@@ -70,6 +64,27 @@ enum Ended {
     Refused,
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl Ended {
+    /// What metrics call it, where the broker ended the connection and nothing else tells why.
+    fn label(&self) -> Option<&'static str> {
+        Some(match self {
+            Ended::Late(Late::Idle) => "idle",
+            Ended::Late(Late::Handshake) => "handshake",
+            Ended::Late(Late::Stalled) => "stalled",
+            Ended::Late(Late::Slow) => "slow",
+            Ended::Late(Late::Starved) => "starved",
+            Ended::Late(Late::Unread) => "unread",
+            Ended::Frame(_) => "frame_size",
+            Ended::Header(_) | Ended::Request(_) => "malformed",
+            Ended::ByClient
+            | Ended::Stopping
+            | Ended::Encode(_)
+            | Ended::Refused
+            | Ended::Io(_) => return None,
+        })
+    }
 }
 
 /// An encoded answer, which may have to wait for its turn.
@@ -87,6 +102,20 @@ struct Inbox {
     /// Size of the frame whose prefix has been read.
     frame: Option<usize>,
     held: Held,
+    /// How long the frame waited for room in the broker's budget, since that was last asked for.
+    waited: Duration,
+}
+
+/// Counts how long a frame waits, also when the wait is broken off.
+struct Waiting<'a> {
+    waited: &'a mut Duration,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *self.waited += self.since.elapsed();
+    }
 }
 
 impl Inbox {
@@ -95,6 +124,7 @@ impl Inbox {
             buffer: BytesMut::with_capacity(FREE_BYTES),
             frame: None,
             held: Held::default(),
+            waited: Duration::ZERO,
         }
     }
 
@@ -125,21 +155,27 @@ impl Inbox {
         &mut self,
         socket: &mut (impl AsyncRead + Unpin),
         limits: &Limits,
-    ) -> Result<(), Ended> {
+    ) -> Result<usize, Ended> {
         let missing = self
             .frame
             .map_or(0, |size| size.saturating_sub(self.buffer.len()));
         let room = missing.clamp(FREE_BYTES, READ_AHEAD_BYTES);
         if missing > FREE_BYTES {
             let wanted = self.buffer.len() + room;
-            limits.hold(&mut self.held, wanted).await;
+            if !limits.try_hold(&mut self.held, wanted) {
+                let _waiting = Waiting {
+                    waited: &mut self.waited,
+                    since: Instant::now(),
+                };
+                limits.hold(&mut self.held, wanted).await;
+            }
         }
         if self.buffer.capacity() - self.buffer.len() < room.min(missing.max(1)) {
             self.buffer.reserve(room);
         }
         match socket.read_buf(&mut self.buffer).await? {
             0 => Err(Ended::ByClient),
-            _ => Ok(()),
+            bytes => Ok(bytes),
         }
     }
 }
@@ -204,8 +240,11 @@ where
     pub async fn serve(self) {
         let (peer, listener) = (self.peer, self.listener.clone());
         let ended = self.run().await;
+        if let Some(reason) = ended.label() {
+            metrics::connection_closed(reason);
+        }
         match ended {
-            Ended::ByClient | Ended::Stopping | Ended::Idle | Ended::Io(_) => {
+            Ended::ByClient | Ended::Stopping | Ended::Late(Late::Idle) | Ended::Io(_) => {
                 debug!(%peer, %listener, reason = %ended, "connection ended")
             }
             Ended::Encode(_) => warn!(%peer, %listener, reason = %ended, "connection closed"),
@@ -226,7 +265,8 @@ where
         let (mut reader, mut writer) = tokio::io::split(socket);
         let (mut inbox, mut outbox) = (Inbox::new(), Outbox::default());
         let mut in_flight: FuturesOrdered<InFlight> = FuturesOrdered::new();
-        let mut progress = Instant::now();
+        let mut deadlines = Deadlines::new(bounds.patience, Instant::now());
+        let mut held_back: Option<Instant> = None;
         loop {
             let draining = *stopping.borrow();
             if draining && in_flight.is_empty() && outbox.chunks.is_empty() {
@@ -239,7 +279,7 @@ where
             if takes {
                 match inbox.next(bounds.frame_bytes_max) {
                     Ok(Some((frame, held))) => {
-                        progress = Instant::now();
+                        deadlines.request(Instant::now(), inbox.buffer.len());
                         metrics::bytes_received(SIZE_BYTES + frame.len());
                         match take(&*handler, peer, &listener, frame, held).await {
                             Ok(answer) => in_flight.push_back(answer),
@@ -251,24 +291,43 @@ where
                     Err(e) => return e.into(),
                 }
             }
-            let (deadline, late) = if !outbox.chunks.is_empty() {
-                (bounds.stalled, Ended::Unread)
-            } else if !inbox.is_empty() && takes {
-                (bounds.stalled, Ended::Stalled)
+            if takes {
+                let unread = held_back.take().map_or(Duration::ZERO, |t| t.elapsed());
+                deadlines.excuse(std::mem::take(&mut inbox.waited) + unread);
             } else {
-                (bounds.idle, Ended::Idle)
+                held_back.get_or_insert_with(Instant::now);
+            }
+            let situation = Situation {
+                arriving: takes && !inbox.is_empty(),
+                in_flight: !in_flight.is_empty(),
+                unread: !outbox.chunks.is_empty(),
+            };
+            let deadline = deadlines.next(situation);
+            if deadline.is_some_and(|at| at <= Instant::now())
+                && let Some(late) = deadlines.late(Instant::now(), situation)
+            {
+                return late.into();
+            }
+            // One that is past was looked at just now, and moved on.
+            let deadline = deadlines.next(situation);
+            let due = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
             };
             tokio::select! {
                 biased;
                 written = outbox.write(&mut writer), if !outbox.chunks.is_empty() => match written {
-                    Ok(()) => progress = Instant::now(),
+                    Ok(()) => deadlines.progress(Instant::now()),
                     Err(e) => return e.into(),
                 },
                 Some(answer) = in_flight.next(), if !in_flight.is_empty() => match answer {
                     Ok(Some(ready)) => {
-                        progress = Instant::now();
+                        let now = Instant::now();
+                        deadlines.progress(now);
                         if let Some(settled) = ready.settled {
-                            metrics::produce_stage(metrics::Stage::Respond, progress - settled);
+                            metrics::produce_stage(metrics::Stage::Respond, now - settled);
                         }
                         outbox.push(ready.chunks);
                     }
@@ -276,11 +335,11 @@ where
                     Err(ended) => return ended,
                 },
                 read = inbox.fill(&mut reader, &limits), if takes => match read {
-                    Ok(()) => progress = Instant::now(),
+                    Ok(bytes) => deadlines.arrived(Instant::now(), bytes),
                     Err(ended) => return ended,
                 },
                 _ = stopping.changed(), if !draining => {}
-                () = tokio::time::sleep_until(progress + deadline), if in_flight.is_empty() || !outbox.chunks.is_empty() => return late,
+                () = due => {}
             }
         }
     }

@@ -18,6 +18,7 @@ struct Shared {
     per_address_max: usize,
     per_address: Mutex<HashMap<IpAddr, usize>>,
     bytes: Arc<Semaphore>,
+    bytes_max: usize,
     /// One connection at a time may finish its frame beyond the budget.
     finisher: Arc<Semaphore>,
 }
@@ -28,6 +29,16 @@ pub struct Held {
     permit: Option<OwnedSemaphorePermit>,
     bytes: usize,
     finisher: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn add(&mut self, more: OwnedSemaphorePermit, bytes: usize) {
+        self.bytes = bytes;
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+    }
 }
 
 /// Cloned into every listener: the limits are the broker's, not one listener's.
@@ -63,13 +74,13 @@ impl Full {
 impl Limits {
     /// `bytes` is what requests may hold while they arrive and are worked on.
     pub fn new(connections: usize, per_address: usize, bytes: usize) -> Self {
+        let units = bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
             connections: Arc::new(Semaphore::new(connections)),
             per_address_max: per_address,
             per_address: Mutex::default(),
-            bytes: Arc::new(Semaphore::new(
-                bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS),
-            )),
+            bytes: Arc::new(Semaphore::new(units)),
+            bytes_max: units * UNIT_BYTES,
             finisher: Arc::new(Semaphore::new(1)),
         }))
     }
@@ -98,6 +109,31 @@ impl Limits {
         })
     }
 
+    /// Bytes that requests hold now.
+    pub fn bytes_held(&self) -> usize {
+        self.0.bytes_max - self.0.bytes.available_permits() * UNIT_BYTES
+    }
+
+    /// Bytes that requests may hold.
+    pub fn bytes_max(&self) -> usize {
+        self.0.bytes_max
+    }
+
+    /// Lets `held` be of so many bytes if there is room at once.
+    pub fn try_hold(&self, held: &mut Held, bytes: usize) -> bool {
+        if bytes <= held.bytes || held.finisher.is_some() {
+            return true;
+        }
+        let Ok(units) = u32::try_from((bytes - held.bytes).div_ceil(UNIT_BYTES)) else {
+            return false;
+        };
+        let Ok(more) = self.0.bytes.clone().try_acquire_many_owned(units) else {
+            return false;
+        };
+        held.add(more, bytes);
+        true
+    }
+
     /// Waits until `held` may be of so many bytes. Frames that are half here hold what all of them wait for:
     /// one of those goes on beyond the budget, so that it ends, and gives back what it holds.
     pub async fn hold(&self, held: &mut Held, bytes: usize) {
@@ -111,11 +147,7 @@ impl Limits {
         tokio::select! {
             biased;
             Ok(more) = self.0.bytes.clone().acquire_many_owned(units) => {
-                held.bytes = bytes;
-                match &mut held.permit {
-                    Some(permit) => permit.merge(more),
-                    None => held.permit = Some(more),
-                }
+                held.add(more, bytes);
             }
             Ok(finisher) = self.0.finisher.clone().acquire_owned(), if half_here => {
                 held.finisher = Some(finisher);
@@ -170,11 +202,14 @@ mod tests {
     async fn bytes_held_are_given_back() {
         let limits = Limits::new(1, 1, 4096);
         let (mut held, mut waiting) = (Held::default(), Held::default());
-        limits.hold(&mut held, 4096).await;
+        assert!(limits.try_hold(&mut held, 4096));
+        assert_eq!(limits.bytes_held(), 4096);
+        assert!(!limits.try_hold(&mut waiting, 1), "no room is left");
         let wait = limits.hold(&mut waiting, 1);
         let waited = tokio::time::timeout(std::time::Duration::from_millis(20), wait).await;
         assert!(waited.is_err(), "no room is left");
         drop(held);
+        assert_eq!(limits.bytes_held(), 0);
         limits.hold(&mut waiting, 1).await;
         assert_eq!(waiting.bytes, 1);
     }

@@ -112,14 +112,13 @@ impl Server {
     /// # Errors
     /// If somebody else has come to listen on an address since it was bound.
     pub fn serve<H: Handler>(
-        listeners: Vec<Listener>,
+        listeners: Vec<(Listener, ConnectionLimits)>,
         handler: &Arc<H>,
         limits: &Limits,
-        bounds: ConnectionLimits,
     ) -> Result<Self, BindError> {
         let stop = watch::channel(false).0;
         let mut accepting = JoinSet::new();
-        for listener in listeners {
+        for (listener, bounds) in listeners {
             accepting.spawn(accept(
                 listener.listen()?,
                 handler.clone(),

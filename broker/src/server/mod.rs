@@ -5,11 +5,13 @@
 //! Not here: topics, and what a request means.
 
 mod connection;
+mod deadlines;
 mod limits;
 mod listener;
 #[cfg(test)]
 mod tests;
 
 pub use connection::ConnectionLimits;
+pub use deadlines::Patience;
 pub use limits::Limits;
 pub use listener::{BindError, Listener, Server};

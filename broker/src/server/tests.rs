@@ -1,6 +1,7 @@
 //! Connections over an in-memory pipe, with a handler that answers when it is told to.
 
 use super::connection::{Connection, ConnectionLimits};
+use super::deadlines::Patience;
 use super::limits::Limits;
 use crate::api::{Answer, Answering, Context, Handler};
 use logd_proto::api::{Request, encode_request};
@@ -72,8 +73,12 @@ fn bounds() -> ConnectionLimits {
     ConnectionLimits {
         frame_bytes_max: 1 << 20,
         in_flight_max: 3,
-        idle: Duration::from_secs(60),
-        stalled: Duration::from_secs(5),
+        patience: Patience {
+            idle: Duration::from_secs(60),
+            handshake: Duration::from_secs(60),
+            stalled: Duration::from_secs(5),
+            frame_bytes_per_second: 100,
+        },
     }
 }
 
