@@ -1,9 +1,9 @@
 """Bad input and bad days, from outside: each a named test with a broker that must live and another client who must not notice.
 
-bad/frames.py and bad/batches.py share one broker; bad/starts.py, bad/disks.py and bad/kills.py start their own.
+bad/frames.py and bad/batches.py share one broker; bad/crowds.py, bad/starts.py, bad/disks.py and bad/kills.py start their own.
 """
 
-from bad import batches, disks, frames, kills, starts
+from bad import batches, crowds, disks, frames, kills, starts
 from harness import broker as brokers
 from harness.report import Report
 from harness.witness import Witness
@@ -38,7 +38,7 @@ def on_one_broker(options, report):
 
 
 def on_their_own(options, report):
-    for room in (starts, kills, disks):
+    for room in (crowds, starts, kills, disks):
         for name, case in room.CASES.items():
             if options.only not in name:
                 continue
