@@ -1,5 +1,5 @@
 //! What re-implementations of Fetch and its relatives get wrong, asked of a real broker. The numbers are
-//! those of the table in `traps.rs`.
+//! those of the table in `trap_table.rs`.
 
 #![allow(
     clippy::panic,
@@ -446,60 +446,6 @@ async fn trap_18_the_producers_bytes_come_back_but_for_base_offset_and_epoch() {
 }
 
 #[tokio::test]
-async fn trap_28_offsets_have_no_gaps_over_elections_and_restarts() {
-    let (mut broker, mut socket) = with(vec![]).await;
-    for n in 0..6 {
-        let answers = produced(&mut socket, &produce(TOPIC, -1, 30_000, vec![batch(1)])).await;
-        assert_eq!((answers[0].error_code, answers[0].base_offset), (0, n));
-        broker.kill_and_restart();
-        socket = broker.connect().await;
-    }
-}
-
-#[tokio::test]
-async fn trap_07_topics_are_made_by_metadata_that_names_and_allows_them() {
-    let broker = Broker::start();
-    let mut socket = broker.connect().await;
-    let named = |name: &str| {
-        let name = Some(name.into());
-        message!(metadata_request::MetadataRequestTopic { name })
-    };
-    let unknown = ErrorCode::UnknownTopicOrPartition.code();
-    let invalid = ErrorCode::InvalidTopic.code();
-    for (name, allow_auto_topic_creation, refusal) in [
-        ("made", false, Some(unknown)),
-        ("a/b", true, Some(invalid)),
-        ("made", true, None),
-    ] {
-        let request = message!(MetadataRequest {
-            topics: Some(vec![named(name)]),
-            allow_auto_topic_creation
-        });
-        let answer = ask(&mut socket, &request, 9).await;
-        if let Some(code) = refusal {
-            assert_eq!(answer.topics[0].error_code, code, "{name}");
-        }
-    }
-    let topics = async |socket: &mut TcpStream, topics| {
-        let request = message!(MetadataRequest {
-            topics,
-            allow_auto_topic_creation: true
-        });
-        let answer = ask(socket, &request, 9).await;
-        let names = answer.topics.into_iter().filter_map(|t| t.name);
-        names.map(|name| name.to_string()).collect::<Vec<_>>()
-    };
-    until_seen(
-        "null is all of them",
-        async || topics(&mut broker.connect().await, None).await,
-        |names| names == &["made"],
-    )
-    .await;
-    let none = topics(&mut socket, Some(vec![])).await;
-    assert!(none.is_empty(), "an empty list is none: {none:?}");
-}
-
-#[tokio::test]
 async fn trap_06_a_topic_made_again_is_another_topic_by_id() {
     let (_broker, mut socket) = with(vec![records(1, 5)]).await;
     let id_of = async |socket: &mut TcpStream| {
@@ -531,4 +477,22 @@ async fn trap_06_a_topic_made_again_is_another_topic_by_id() {
     let unknown = ErrorCode::UnknownTopicId.code();
     assert_eq!(code(&mut socket, first).await, unknown);
     assert_eq!(code(&mut socket, second).await, 0);
+}
+
+#[tokio::test]
+async fn trap_17_a_batch_that_contradicts_itself_is_refused_with_the_code_for_it() {
+    let (_broker, mut socket) = with(vec![]).await;
+    let good = records(2, 5);
+    let mut spoiled = good.to_vec();
+    *spoiled.last_mut().expect("bytes") ^= 1;
+    let twice = [&good[..], &good[..]].concat();
+    for (batch, code) in [
+        (Bytes::from(spoiled), ErrorCode::CorruptMessage),
+        (Bytes::from(twice), ErrorCode::InvalidRecord),
+        (Bytes::new(), ErrorCode::InvalidRecord),
+        (good, ErrorCode::None),
+    ] {
+        let answers = produced(&mut socket, &produce(TOPIC, -1, 30_000, vec![batch])).await;
+        assert_eq!(answers[0].error_code, code.code());
+    }
 }

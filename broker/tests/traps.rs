@@ -38,7 +38,7 @@ async fn described(
 }
 
 #[tokio::test]
-async fn trap_7_a_topic_comes_of_itself_only_where_broker_client_and_name_allow_it() {
+async fn trap_07_a_topic_comes_of_itself_only_where_broker_client_and_name_allow_it() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;
     let refused = described(&mut socket, TOPIC, false).await;

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flexible_header_keeps_the_classic_client_id_and_skips_unknown_tags() {
+    fn trap_05_a_flexible_header_keeps_the_classic_client_id_and_skips_unknown_tags() {
         let frame = Bytes::from_static(b"\x00\x03\x00\x0c\x00\x00\x00\x09\xff\xff\x01\x63\x02zz!");
         let (header, body) = split_request(frame).unwrap();
         assert_eq!(header.client_id, None);

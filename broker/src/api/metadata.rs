@@ -182,3 +182,40 @@ pub(super) fn partition(
         isr_nodes: services.in_sync(&topic.id, index, replicas),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::BrokerInfo;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn trap_33_clients_are_told_the_addresses_of_the_listener_they_came_by() {
+        let listener = |name: &str, host: &str, port| (name.to_owned(), (host.to_owned(), port));
+        let mut state = ClusterState::default();
+        for (id, listeners) in [
+            (
+                1,
+                vec![listener("in", "a", 1), listener("out", "a.example.org", 2)],
+            ),
+            (2, vec![listener("in", "b", 3)]),
+        ] {
+            let broker = BrokerInfo {
+                id,
+                replica: 7,
+                start: 1,
+                rack: None,
+                listeners: BTreeMap::from_iter(listeners),
+                rpc: "a:9".into(),
+            };
+            state.brokers.insert(id, broker);
+        }
+        let seen = |listener| {
+            let brokers = brokers(&state, listener).into_iter();
+            let ends = brokers.map(|b| (b.node_id, b.host.to_string(), b.port));
+            ends.collect::<Vec<_>>()
+        };
+        assert_eq!(seen("in"), [(1, "a".into(), 1), (2, "b".into(), 3)]);
+        assert_eq!(seen("out"), [(1, "a.example.org".into(), 2)]);
+    }
+}

@@ -48,9 +48,18 @@ mod tests {
     }
 
     #[test]
-    fn trap_3_produce_is_announced_from_version_0() {
+    fn trap_03_produce_is_announced_from_version_0() {
         let response = answer(&ApiVersionsRequest::default(), 0);
         let produce = response.api_keys.iter().find(|k| k.api_key == 0).unwrap();
         assert_eq!(produce.min_version, 0);
+    }
+
+    #[test]
+    fn trap_04_no_feature_is_announced_that_would_make_clients_rely_on_it() {
+        // `transaction.version` 2 tells clients that brokers fence stray writes themselves.
+        let response = answer(&ApiVersionsRequest::default(), 0);
+        assert!(response.supported_features.is_empty());
+        assert!(response.finalized_features.is_empty());
+        assert_eq!(response.finalized_features_epoch, -1);
     }
 }

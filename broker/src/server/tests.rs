@@ -144,7 +144,7 @@ impl Client {
 }
 
 #[tokio::test]
-async fn answers_leave_in_the_order_of_the_requests() {
+async fn trap_20_answers_leave_in_the_order_of_the_requests() {
     let mut client = connect(bounds());
     for id in 1..=3 {
         client.send(id).await;
@@ -219,7 +219,7 @@ async fn an_idle_connection_ends_and_a_waiting_one_does_not() {
 }
 
 #[tokio::test]
-async fn strangers_are_let_go_without_an_answer() {
+async fn trap_31_strangers_are_let_go_without_an_answer() {
     for hello in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         &[0x16, 3, 1, 0, 200, 1],
@@ -238,7 +238,7 @@ async fn strangers_are_let_go_without_an_answer() {
 }
 
 #[tokio::test]
-async fn trap_2_an_unknown_api_or_version_ends_the_connection() {
+async fn trap_02_an_unknown_api_or_version_ends_the_connection() {
     for (key, version) in [(999i16, 0i16), (12, 99)] {
         let mut client = connect(bounds());
         let mut frame = vec![0, 0, 0, 10];
@@ -255,7 +255,7 @@ async fn trap_2_an_unknown_api_or_version_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn trap_1_an_unknown_version_of_api_versions_is_answered_in_version_0() {
+async fn trap_01_an_unknown_version_of_api_versions_is_answered_in_version_0() {
     let mut client = connect(bounds());
     // The body of a version nobody knows is not looked at.
     client

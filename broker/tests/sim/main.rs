@@ -208,7 +208,7 @@ fn a_follower_that_stores_nothing_is_found_out() {
 }
 
 #[test]
-fn a_high_watermark_that_comes_too_early_is_found_out() {
+fn trap_13_a_high_watermark_that_comes_too_early_is_found_out() {
     find_out(Lie::EarlyCommit);
 }
 
