@@ -2,7 +2,7 @@
 
 Its quick mode leaves out most of what is inside the tests and still calls them passed, so it is not used. A test that needs
 another broker configuration (the suite says: scenario) gets such a broker. Tests of many independent parts, some about
-what logd does not have, are run part by part, each under a name of its own.
+what logd does not have or very long together, are run part by part, each under a name of its own.
 `librdkafka.txt` lists what must pass; README.md says why the others do not.
 """
 
@@ -23,7 +23,7 @@ KAFKA_PROGRAMS = {
 }
 
 FUNCTIONS = "functions"
-PARTS = {"0061": ["lag without transactions", "lag with transactions"], "0081": FUNCTIONS, "0137": FUNCTIONS}
+PARTS = {"0061": ["lag without transactions", "lag with transactions"], "0081": FUNCTIONS, "0113": FUNCTIONS, "0137": FUNCTIONS}
 # They talk to a broker that the suite simulates.
 MOCKED = {"0139", "0150"}
 
@@ -47,9 +47,12 @@ def in_parts(unit, tests):
     if titles is None:
         return [unit]
     if titles == FUNCTIONS:
-        source = next(tests.glob(f"{unit.key[:4]}-*.c")).read_text()
-        bodies = re.split(r"^static void\s+(?=do_test_)", source, flags=re.MULTILINE)[1:]
-        titles = [re.match(r"\w+", body).group() + ":" for body in bodies if "SUB_TEST" in body]
+        source = next(tests.glob(f"{unit.key[:4]}-*.c*")).read_text()
+        bodies = re.split(r"^(?:static )?void\s+(?=\w+\()", source, flags=re.MULTILINE)[1:]
+        functions = [re.match(r"\w+", body).group() for body in bodies if "SUB_TEST" in body]
+        # The same file has a test of the simulated broker, with parts of its own.
+        local = re.search(r"\nint main_\w+_local\(.*?\n}", source, re.DOTALL)
+        titles = [f"{name}:" for name in functions if not local or f"{name}(" not in local.group()]
     [name] = unit.names
     short = [title.removeprefix("do_test_").strip(":").replace(" ", "-") for title in titles]
     return [Unit(f"{unit.key}-{s}", (f"{name}/{s}",), unit.scenario, title) for s, title in zip(short, titles)]

@@ -63,8 +63,12 @@ class Place:
             setting = "num.partitions" if self.options.kafka else "LOGD_TOPICS__DEFAULT_PARTITIONS"
             where = argparse.Namespace(**{**vars(self.options), "scratch": str(folder)})
             made = brokers.make(where, auto_create=how.auto_create, settings={setting: str(how.partitions)})
+            each = getattr(made, "brokers", [made])
             if self.port:
-                getattr(made, "brokers", [made])[0].port = self.port
+                each[0].port = self.port
+            if len(each) > 1:
+                for number, one in enumerate(each, 1):
+                    one.settings = {**one.settings, "LOGD_NODE__RACK": f"RACK{number}"}
             self.running[scenario] = made.start()
         return self.running[scenario]
 
