@@ -148,6 +148,14 @@ fn is_alive(pid: u32) -> bool {
 mod tests {
     use super::*;
 
+    /// Until exec the child is still this program; during it, it has no words at all.
+    fn until_it_sleeps(pid: u32) {
+        let sleeps = |r: Recipe| r.command.first().is_some_and(|word| word == "sleep");
+        while !recipe(pid).is_ok_and(sleeps) {
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_process_that_was_killed_comes_back_as_it_was() {
         let first = Command::new("sleep").arg("600").env("MARK", "a=b").spawn();
@@ -157,19 +165,14 @@ mod tests {
             address: "a:1".into(),
             pids: vec![first.id()],
         };
-        // Until exec the child is still this program.
-        while recipe(first.id()).expect("readable").command[0] != "sleep" {
-            std::thread::yield_now();
-        }
+        until_it_sleeps(first.id());
         let mut processes = Processes::of(&target).expect("readable");
         processes.signal(&target, 0, Signal::Kill).expect("killed");
         processes.gone(&target, 0).expect("gone");
         first.wait().expect("it ended");
         processes.revive(&mut target, 0).expect("it starts");
         assert_ne!(target.pids[0], first.id());
-        while recipe(target.pids[0]).expect("readable").command[0] != "sleep" {
-            std::thread::yield_now();
-        }
+        until_it_sleeps(target.pids[0]);
         let again = recipe(target.pids[0]).expect("readable");
         assert_eq!(again.command, ["sleep", "600"]);
         assert!(again.environment.contains(&("MARK".into(), "a=b".into())));
