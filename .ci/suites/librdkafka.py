@@ -24,6 +24,8 @@ KAFKA_PROGRAMS = {
 
 FUNCTIONS = "functions"
 PARTS = {"0061": ["lag without transactions", "lag with transactions"], "0081": FUNCTIONS, "0113": FUNCTIONS, "0137": FUNCTIONS}
+# A function that takes five minutes, by what it is called with.
+CASES = {"u_multiple_subscription_changes:": [f"use_rebalance_cb: {cb}, subscription_variation: {v}" for cb in (0, 1) for v in (0, 1, 2)]}
 # They talk to a broker that the suite simulates.
 MOCKED = {"0139", "0150"}
 
@@ -53,8 +55,9 @@ def in_parts(unit, tests):
         # The same file has a test of the simulated broker, with parts of its own.
         local = re.search(r"\nint main_\w+_local\(.*?\n}", source, re.DOTALL)
         titles = [f"{name}:" for name in functions if not local or f"{name}(" not in local.group()]
+    titles = [case for title in titles for case in CASES.get(title, [title])]
     [name] = unit.names
-    short = [title.removeprefix("do_test_").strip(":").replace(" ", "-") for title in titles]
+    short = [re.sub(r"\W+", "-", title.removeprefix("do_test_")).strip("-") for title in titles]
     return [Unit(f"{unit.key}-{s}", (f"{name}/{s}",), unit.scenario, title) for s, title in zip(short, titles)]
 
 
