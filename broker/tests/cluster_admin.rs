@@ -162,3 +162,23 @@ async fn a_broker_that_holds_nothing_is_unregistered() {
     until_seen("it is forgotten", done, |code| gone.contains(code)).await;
     assert_eq!(members[0].brokers().await, [1, 2, 3]);
 }
+
+/// Found by reading: a replica that did not lead kept its files until it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_segments_go_from_every_replica_not_from_the_leaders_alone() {
+    let members = Member::found(3).await;
+    let configs = [("segment.bytes", "16384"), ("retention.bytes", "40000")];
+    members[0]
+        .create_with("short", &[&[1, 2, 3]], &configs)
+        .await;
+    let id = members[0].topic_id("short").await;
+    let mut socket = connect(&members[0]).await;
+    for _ in 0..30 {
+        let answers = produced(&mut socket, &produce_to("short", 0, 12_000)).await;
+        assert_eq!(answers[0].error_code, 0, "{:?}", answers[0].error_message);
+    }
+    for member in &members {
+        let segments = async || member.segments_of(&id);
+        until_seen("few segments are left", segments, |n| (1..10).contains(n)).await;
+    }
+}

@@ -25,14 +25,19 @@ pub async fn keep(registry: Arc<Registry>, every: Duration, clock: Clock) {
 }
 
 impl Partition {
-    /// Applies the topic's retention once. Does nothing where this replica does not lead.
+    /// Applies the topic's retention once: whoever leads says where the log starts, and every replica drops
+    /// its own files below.
     ///
     /// # Errors
     /// If the group has stopped, or the command's outcome is unknown: the next round tries again.
     pub async fn retain(&self, now_ms: i64) -> Result<(), ProposeError> {
-        if !self.leadership().serving {
-            return Ok(());
+        if self.leadership().serving {
+            self.expire(now_ms).await?;
         }
+        self.group.compact().await
+    }
+
+    async fn expire(&self, now_ms: i64) -> Result<(), ProposeError> {
         if let Some(policy) = self.config().retention_policy()
             && let Some(start) = expired(&self.log.segments(), policy, now_ms)
         {
@@ -47,7 +52,7 @@ impl Partition {
                 );
             }
         }
-        self.group.compact().await
+        Ok(())
     }
 
     /// Moves it in the whole group.

@@ -123,6 +123,19 @@ impl Member {
         names.any(|e| e.file_name().to_string_lossy().contains(topic_id))
     }
 
+    /// Segments of the topic's partitions on its disk.
+    pub fn segments_of(&self, topic_id: &str) -> usize {
+        let folders = std::fs::read_dir(self.data.path().join("logs"));
+        let of_topic = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().contains(topic_id);
+        let folders = folders.into_iter().flatten().flatten().filter(of_topic);
+        let files =
+            folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten());
+        let names = files.flatten().map(|file| file.path());
+        names
+            .filter(|file| file.extension().is_some_and(|e| e == "log"))
+            .count()
+    }
+
     /// What an operator's tool speaks to.
     pub async fn operator(&self) -> AdminClient<Channel> {
         let address = format!("http://{}", self.rpc);
