@@ -380,7 +380,8 @@ fn a_disk_that_is_dropped_has_stopped_writing_when_it_is_opened_again() {
 fn checkpoints_under_way_lose_nothing_that_is_acknowledged_meanwhile() {
     for seed in 1..40 {
         let fs = SimFs::new(seed);
-        let shared: Arc<dyn Vfs> = Arc::new(fs.clone());
+        // The disk's keeper may outlive the last of our handles, but not the power.
+        let shared: Arc<dyn Vfs> = Arc::new(fs.process());
         let options = logd_storage::DiskOptions {
             pump: logd_storage::Pump::Threads,
             checkpoint_every: std::time::Duration::from_secs(3_600),
@@ -416,4 +417,28 @@ fn checkpoints_under_way_lose_nothing_that_is_acknowledged_meanwhile() {
             held.len()
         );
     }
+}
+
+/// What the tests of crashes stand on: a thread that did not notice the end of its machine.
+#[test]
+fn whoever_outlives_the_power_changes_nothing_on_the_disk() {
+    let fs = SimFs::new(1);
+    let (from, to) = (Path::new("/data/from"), Path::new("/data/to"));
+    let old = fs.process();
+    let create = logd_storage::vfs::Open {
+        write: true,
+        create: true,
+        ..logd_storage::vfs::Open::default()
+    };
+    old.create_dir_all(Path::new("/data")).unwrap();
+    old.open(from, create).unwrap().sync_data().unwrap();
+    old.sync_dir(Path::new("/data")).unwrap();
+    fs.reboot();
+    assert!(old.rename(from, to).is_err());
+    assert!(old.open(to, create).is_err());
+    assert!(old.remove_file(from).is_err());
+    assert!(!old.exists(from), "it sees nothing, either");
+    let new = fs.process();
+    assert!(new.exists(from) && !new.exists(to));
+    new.rename(from, to).unwrap();
 }

@@ -6,12 +6,14 @@
 //! one in flight at the crash is torn by sector. Creations, renames and removals survive in order up to some
 //! point after the last `sync_dir` of their directory. Directories themselves are durable at once.
 
-use super::{Mapped, Open, Vfs, VfsFile};
-use bytes::Bytes;
-use parking_lot::Mutex;
+mod file;
+
+use super::{Open, Vfs, VfsFile};
+use file::SimFile;
+use parking_lot::{Mutex, MutexGuard};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,14 +89,10 @@ struct Disk {
 
 /// The simulated file system. Clones share the disk.
 #[derive(Debug, Clone)]
-pub struct SimFs(Arc<Mutex<Disk>>);
-
-#[derive(Debug)]
-struct SimFile {
+pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
-    inode: u64,
-    boot: u64,
-    direct: bool,
+    /// The boot after which nothing is done through it any more; `None`: whoever has it outlives them all.
+    process: Option<u64>,
 }
 
 struct Lock {
@@ -118,14 +116,36 @@ fn power_is_off() -> io::Error {
 
 impl SimFs {
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(Disk {
+        let disk = Disk {
             random: seed.wrapping_mul(2).wrapping_add(1),
             ..Disk::default()
-        })))
+        };
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+            process: None,
+        }
+    }
+
+    /// The file system as a process sees it: a reboot ends it. Threads that did not notice change nothing
+    /// on the disk that the next process finds.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        Self {
+            process: Some(self.disk.lock().boot),
+            disk: self.disk.clone(),
+        }
+    }
+
+    fn of_process(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let disk = self.disk.lock();
+        match self.process.is_none_or(|boot| boot == disk.boot) {
+            true => Ok(disk),
+            false => Err(power_is_off()),
+        }
     }
 
     pub fn inject(&self, fault: Fault) {
-        let mut disk = self.0.lock();
+        let mut disk = self.disk.lock();
         match fault {
             Fault::PowerAfter(n) => disk.power_at = Some(disk.operations + n),
             Fault::SyncErrorOnce(n) => disk.sync_error_at = Some(disk.syncs + n),
@@ -136,23 +156,23 @@ impl SimFs {
 
     /// Operations so far that changed anything: the points at which power can go.
     pub fn operations(&self) -> u64 {
-        self.0.lock().operations
+        self.disk.lock().operations
     }
 
     /// Whether the error of [`Fault::SyncErrorOnce`] has struck.
     pub fn has_failed_a_sync(&self) -> bool {
-        let disk = self.0.lock();
+        let disk = self.disk.lock();
         disk.sync_error_at.is_some_and(|at| disk.syncs >= at)
     }
 
     /// Takes the power away now, if it is not away yet, and starts again on what survived.
     pub fn reboot(&self) {
-        self.0.lock().reboot();
+        self.disk.lock().reboot();
     }
 
     /// Flips one bit of what is on the disk.
     pub fn flip_bit(&self, path: &Path, byte: u64, bit: u8) {
-        let mut disk = self.0.lock();
+        let mut disk = self.disk.lock();
         let Some(inode) = disk.names.get(path).copied() else {
             return;
         };
@@ -168,12 +188,12 @@ impl SimFs {
 
     /// Every file there is, in order.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.0.lock().names.keys().cloned().collect()
+        self.disk.lock().names.keys().cloned().collect()
     }
 
     /// A file's bytes as they are now.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        let disk = self.0.lock();
+        let disk = self.disk.lock();
         disk.inodes
             .get(disk.names.get(path)?)
             .map(|i| i.live.clone())
@@ -452,7 +472,7 @@ fn sectors(pos: usize, len: usize) -> impl Iterator<Item = std::ops::Range<usize
 
 impl Vfs for SimFs {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn VfsFile>> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         disk.descriptor()?;
         let inode = match disk.names.get(path).copied() {
             Some(_) if how.create_new => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -476,7 +496,7 @@ impl Vfs for SimFs {
             disk.set_len(inode, 0, true)?;
         }
         Ok(Arc::new(SimFile {
-            disk: self.0.clone(),
+            disk: self.disk.clone(),
             inode,
             boot: disk.boot,
             direct: how.direct,
@@ -484,7 +504,7 @@ impl Vfs for SimFs {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         if disk.off {
             return Err(power_is_off());
         }
@@ -493,7 +513,7 @@ impl Vfs for SimFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         disk.descriptor()?;
         if !disk.dirs.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -502,7 +522,7 @@ impl Vfs for SimFs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         let is_dir = disk.dirs.contains(from);
         if !is_dir && !disk.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
@@ -534,7 +554,7 @@ impl Vfs for SimFs {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         if !disk.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -544,7 +564,7 @@ impl Vfs for SimFs {
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         let inside: Vec<PathBuf> = disk
             .names
             .keys()
@@ -559,7 +579,7 @@ impl Vfs for SimFs {
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
-        let disk = self.0.lock();
+        let disk = self.of_process()?;
         if disk.off {
             return Err(power_is_off());
         }
@@ -578,12 +598,12 @@ impl Vfs for SimFs {
     }
 
     fn exists(&self, path: &Path) -> bool {
-        let disk = self.0.lock();
-        disk.names.contains_key(path) || disk.dirs.contains(path)
+        self.of_process()
+            .is_ok_and(|disk| disk.names.contains_key(path) || disk.dirs.contains(path))
     }
 
     fn file_len(&self, path: &Path) -> io::Result<u64> {
-        let disk = self.0.lock();
+        let disk = self.of_process()?;
         let inode = disk.names.get(path).and_then(|i| disk.inodes.get(i));
         inode
             .map(|i| i.live.len() as u64)
@@ -591,95 +611,24 @@ impl Vfs for SimFs {
     }
 
     fn free_space(&self, _path: &Path) -> io::Result<(u64, u64)> {
-        let disk = self.0.lock();
+        let disk = self.of_process()?;
         let total = disk.space.unwrap_or(1 << 40);
         Ok((total.saturating_sub(disk.used()), total))
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
-        let mut disk = self.0.lock();
+        let mut disk = self.of_process()?;
         if !disk.locks.insert(path.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(Box::new(Lock {
-            disk: self.0.clone(),
+            disk: self.disk.clone(),
             path: path.to_owned(),
             boot: disk.boot,
         }))
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
-        Ok(self.0.lock().locks.contains(path))
-    }
-}
-
-impl SimFile {
-    fn with<T>(&self, f: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
-        let mut disk = self.disk.lock();
-        disk.alive(self.boot)?;
-        f(&mut disk)
-    }
-
-    fn read(&self, f: impl FnOnce(&[u8]) -> usize) -> io::Result<usize> {
-        self.with(|disk| {
-            disk.inodes
-                .get(&self.inode)
-                .map(|i| f(&i.live))
-                .ok_or_else(|| io::ErrorKind::NotFound.into())
-        })
-    }
-}
-
-impl VfsFile for SimFile {
-    fn read_exact_at(&self, buf: &mut [u8], pos: u64) -> io::Result<()> {
-        if self.read_at(buf, pos)? == buf.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
-    }
-
-    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        self.read(|live| {
-            let from = live.get(pos as usize..).unwrap_or_default();
-            let n = from.len().min(buf.len());
-            buf[..n].copy_from_slice(&from[..n]);
-            n
-        })
-    }
-
-    fn write_all_at(&self, bufs: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
-        let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
-        self.with(|disk| disk.write(self.inode, pos as usize, &bytes, self.direct))
-    }
-
-    fn write_aligned_at(&self, buf: &[u8], pos: u64) -> io::Result<()> {
-        self.with(|disk| disk.write(self.inode, pos as usize, buf, self.direct))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.with(|disk| disk.sync(self.inode))
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.with(|disk| disk.set_len(self.inode, len as usize, false))
-    }
-
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        self.with(|disk| disk.reserve(self.inode, len as usize))
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.read(<[u8]>::len).map(|n| n as u64)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|disk| disk.set_len(self.inode, len as usize, true))
-    }
-
-    fn map(&self, len: u64) -> io::Result<Mapped> {
-        let mut image = vec![0; len as usize];
-        self.read_exact_at(&mut image, 0)?;
-        Ok(Mapped::memory(Bytes::from(image)))
+        Ok(self.of_process()?.locks.contains(path))
     }
 }
