@@ -15,6 +15,12 @@ pub struct RealFs;
 #[derive(Debug)]
 struct RealFile(File);
 
+/// A sync may find that there is no space, where it was not reserved. What was written may be gone then, and
+/// the next sync would say success: it must not pass for a shortage, which may be tried again.
+fn of_sync(error: io::Error) -> io::Error {
+    io::Error::other(format!("a sync failed: {error}"))
+}
+
 impl Vfs for RealFs {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn VfsFile>> {
         let mut options = OpenOptions::new();
@@ -35,7 +41,7 @@ impl Vfs for RealFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        File::open(path)?.sync_all().map_err(of_sync)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -135,7 +141,7 @@ impl VfsFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.sync_data().map_err(of_sync)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -164,5 +170,22 @@ impl VfsFile for RealFile {
 
     fn map(&self, len: u64) -> io::Result<Mapped> {
         Mapped::file(&self.0, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::is_shortage;
+
+    #[test]
+    fn a_sync_that_finds_no_space_is_final_and_still_says_why() {
+        const NO_SPACE: i32 = 28;
+        let error = io::Error::from_raw_os_error(NO_SPACE);
+        assert!(is_shortage(&error));
+        let why = error.to_string();
+        let of_sync = of_sync(error);
+        assert!(!is_shortage(&of_sync));
+        assert!(of_sync.to_string().contains(&why), "{of_sync}");
     }
 }
