@@ -22,6 +22,10 @@ const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long a majority may take to say that it follows this leader.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long what is proposed seldom may take. Its callers go from group to group: one that has lost its
+/// majority does not hold up the others.
+const SELDOM_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a replica can say about the leadership of its group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outlook {
@@ -194,10 +198,13 @@ impl<A: Apply> Group<A> {
     /// Proposes what comes seldom, and waits for what becomes of it.
     ///
     /// # Errors
-    /// As [`Group::propose`] and its answer; also if no majority follows this replica.
+    /// As [`Group::propose`] and its answer; also if no majority follows this replica, or none has it in time.
     pub async fn propose_seldom(&self, proposal: Proposal) -> Result<Outcome, ProposeError> {
         self.assure_lease().await?;
-        self.propose(proposal).await?.await
+        let done = async { self.propose(proposal).await?.await };
+        tokio::time::timeout(SELDOM_PATIENCE, done)
+            .await
+            .unwrap_or(Err(ProposeError::Unknown))
     }
 
     /// Before anything that is not proposed all the time: a group that nobody writes to has no lease, and
