@@ -42,7 +42,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Who asks, and in which version.
 #[derive(Debug, Clone)]
@@ -109,6 +109,8 @@ pub struct Services {
     pub disk: Disk,
     pub groups: Arc<crate::group::Coordinator>,
     pub fetch_sessions: FetchSessions,
+    /// Turns to pack batches anew: each may be large inside, and clients decide how many come at once.
+    pub repacking: Arc<Semaphore>,
     pub settings: Settings,
     /// Milliseconds since the epoch.
     pub now_ms: fn() -> i64,

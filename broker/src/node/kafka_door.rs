@@ -12,7 +12,7 @@ use crate::server::{BindError, ConnectionLimits, Limits, Listener, Patience, Ser
 use logd_storage::Disk;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// A fetch session is safe from others for this long after its last use, and its first, as in Kafka.
 const FETCH_SESSION_EVICTION_AGE: Duration = Duration::from_secs(120);
@@ -60,12 +60,14 @@ pub(super) fn services(
         partitions: config.limits.fetch_session_partitions,
         eviction_age: FETCH_SESSION_EVICTION_AGE,
     });
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
     Arc::new(Services {
         cluster: parts.cluster.clone(),
         partitions: parts.registry.clone(),
         disk: parts.disk.clone(),
         groups: parts.groups,
         fetch_sessions,
+        repacking: Arc::new(Semaphore::new(processors)),
         settings: settings::of_requests(config, parts.cluster.node_id(), parts.bound),
         now_ms: super::now_ms,
         stopping,
