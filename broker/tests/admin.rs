@@ -147,19 +147,7 @@ async fn delete_records_within(
 }
 
 async fn earliest(socket: &mut TcpStream, topic: &str) -> i64 {
-    let partition = message!(list_offsets_request::ListOffsetsPartition {
-        partition_index: 0,
-        timestamp: -2
-    });
-    let topic = message!(list_offsets_request::ListOffsetsTopic {
-        name: topic.into(),
-        partitions: vec![partition]
-    });
-    let request = message!(ListOffsetsRequest {
-        replica_id: -1,
-        topics: vec![topic]
-    });
-    ask(socket, &request, 5).await.topics[0].partitions[0].offset
+    listed(socket, topic, -2, 5).await.offset
 }
 
 #[tokio::test]

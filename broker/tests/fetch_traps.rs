@@ -267,29 +267,7 @@ async fn trap_11_a_session_is_opened_goes_on_and_is_closed_by_a_real_broker() {
 }
 
 async fn epoch_of(socket: &mut TcpStream) -> i32 {
-    listed(socket, -1, 7).await.leader_epoch
-}
-
-async fn listed(
-    socket: &mut TcpStream,
-    timestamp: i64,
-    version: i16,
-) -> list_offsets_response::ListOffsetsPartitionResponse {
-    let partition = message!(list_offsets_request::ListOffsetsPartition {
-        partition_index: 0,
-        current_leader_epoch: -1,
-        timestamp
-    });
-    let topic = message!(list_offsets_request::ListOffsetsTopic {
-        name: TOPIC.into(),
-        partitions: vec![partition]
-    });
-    let request = message!(ListOffsetsRequest {
-        replica_id: -1,
-        topics: vec![topic]
-    });
-    let mut answer = ask(socket, &request, version).await;
-    answer.topics.remove(0).partitions.remove(0)
+    listed(socket, TOPIC, -1, 7).await.leader_epoch
 }
 
 #[tokio::test]
@@ -420,7 +398,7 @@ async fn trap_16_times_are_looked_up_by_record_and_special_times_by_version() {
         (1_009, 7, (0, 9)),
         (1_010, 7, (0, -1)),
     ] {
-        let found = listed(&mut socket, time, version).await;
+        let found = listed(&mut socket, TOPIC, time, version).await;
         assert_eq!(
             (found.error_code, found.offset),
             wanted,

@@ -55,23 +55,8 @@ async fn a_header_that_lies_about_its_latest_time_does_not_lead_look_ups_astray(
         assert_eq!(answers[0].error_code, 0, "{:?}", answers[0].error_message);
     }
     for (timestamp, offset) in [(1_000, 0), (1_001, 1), (5_000, 1), (5_001, -1), (-3, 1)] {
-        let partition = message!(list_offsets_request::ListOffsetsPartition {
-            partition_index: 0,
-            timestamp
-        });
-        let topic = message!(list_offsets_request::ListOffsetsTopic {
-            name: TOPIC.into(),
-            partitions: vec![partition]
-        });
-        let request = message!(ListOffsetsRequest {
-            replica_id: -1,
-            topics: vec![topic]
-        });
-        let listed = ask(&mut socket, &request, 7).await;
-        assert_eq!(
-            listed.topics[0].partitions[0].offset, offset,
-            "at {timestamp}"
-        );
+        let found = listed(&mut socket, TOPIC, timestamp, 7).await;
+        assert_eq!(found.offset, offset, "at {timestamp}");
     }
 }
 

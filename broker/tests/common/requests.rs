@@ -106,6 +106,30 @@ pub fn fetch(topic: &str, offset: i64, min_bytes: i32, max_wait_ms: i32) -> Fetc
     })
 }
 
+/// What a topic's first partition answers for a time.
+pub async fn listed(
+    socket: &mut TcpStream,
+    topic: &str,
+    timestamp: i64,
+    version: i16,
+) -> list_offsets_response::ListOffsetsPartitionResponse {
+    let partition = message!(list_offsets_request::ListOffsetsPartition {
+        partition_index: 0,
+        current_leader_epoch: -1,
+        timestamp
+    });
+    let topic = message!(list_offsets_request::ListOffsetsTopic {
+        name: topic.into(),
+        partitions: vec![partition]
+    });
+    let request = message!(ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![topic]
+    });
+    let mut answer = ask(socket, &request, version).await;
+    answer.topics.remove(0).partitions.remove(0)
+}
+
 pub fn batch(timestamp: i64) -> Bytes {
     batch_of(timestamp, 5)
 }
