@@ -27,6 +27,7 @@ mod builder;
 mod compression;
 mod recompress;
 mod records;
+mod retain;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -39,6 +40,7 @@ pub use records::{
     Header, Headers, Record, RecordIter, RecordRules, Records, RecordsError, RecordsSummary,
     validate_records,
 };
+pub use retain::{RetainError, Retained, retain};
 
 /// Bytes of a batch before its records.
 pub const HEADER_BYTES: usize = 61;

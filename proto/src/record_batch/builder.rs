@@ -212,7 +212,7 @@ fn length(length: usize) -> Result<i32, BuildError> {
     i32::try_from(length).map_err(|_| BuildError::TooLarge)
 }
 
-fn put_nullable(out: &mut BytesMut, bytes: Option<&[u8]>) -> Result<(), BuildError> {
+pub(super) fn put_nullable(out: &mut BytesMut, bytes: Option<&[u8]>) -> Result<(), BuildError> {
     match bytes {
         None => put_varint(out, -1),
         Some(bytes) => {
@@ -223,16 +223,16 @@ fn put_nullable(out: &mut BytesMut, bytes: Option<&[u8]>) -> Result<(), BuildErr
     Ok(())
 }
 
-fn put_varint(out: &mut BytesMut, value: i32) {
+pub(super) fn put_varint(out: &mut BytesMut, value: i32) {
     let zigzag = (value << 1) ^ (value >> 31);
     put_unsigned(out, u64::from(zigzag as u32));
 }
 
-fn put_varlong(out: &mut BytesMut, value: i64) {
+pub(super) fn put_varlong(out: &mut BytesMut, value: i64) {
     put_unsigned(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
-fn put_unsigned(out: &mut BytesMut, mut value: u64) {
+pub(super) fn put_unsigned(out: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8((value & 0x7f) as u8 | 0x80);
         value >>= 7;

@@ -163,8 +163,8 @@ pub struct Record<'a> {
 /// A record's headers, known to be well-formed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers<'a> {
-    count: usize,
-    bytes: &'a [u8],
+    pub(super) count: usize,
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Headers<'a> {
