@@ -25,7 +25,8 @@ use std::sync::atomic::Ordering;
 
 pub(crate) const FILE: &str = "checkpoint";
 const MAGIC: [u8; 8] = *b"logd.chk";
-const VERSION: u32 = 1;
+/// 1 knew no base.
+const VERSION: u32 = 2;
 
 /// Ten thousand logs of 400 KB: far beyond what anybody keeps, and little enough to be read.
 pub(crate) const BYTES_MAX: u64 = 4 << 30;
@@ -47,18 +48,65 @@ fn put_state(put: &mut Put, s: &State) {
         p.id(c.applied);
         p.bytes(&c.state);
     });
-    put.list(&s.terms, |p, t| {
-        p.u64(t.term);
-        p.u64(t.index);
-        p.i64(t.offset);
-    });
+    put.list(&s.terms, put_term);
     let control: Vec<_> = s.control.iter().collect();
     put.list(&control, |p, (index, bytes)| {
         p.u64(**index);
         p.bytes(bytes);
     });
     put.list(&s.segments, put_segment);
+    put.list(&s.base, put_segment);
     put.u64(s.last_op);
+}
+
+const SEALED: u8 = 1;
+const CLEAN: u8 = 2;
+
+/// A segment in few bytes: what the operation that puts it in place of others says of it.
+pub(crate) fn encode_segment(segment: &Segment) -> Bytes {
+    let mut put = Put::default();
+    put_segment(&mut put, segment);
+    put.0.into()
+}
+
+/// `None` if the bytes are not a segment's.
+pub(crate) fn decode_segment(bytes: &Bytes) -> Option<SegmentImage> {
+    let mut take = Take(bytes.clone());
+    take_segment(&mut take).filter(|_| take.is_empty())
+}
+
+/// A base, as the operation that installs it has it, and as it is offered to another disk.
+pub(crate) fn encode_base<'a>(
+    segments: impl Iterator<Item = &'a Segment>,
+    terms: &[TermStart],
+) -> Bytes {
+    let mut put = Put::default();
+    let segments: Vec<&Segment> = segments.collect();
+    put.list(&segments, |p, s| put_segment(p, s));
+    put.list(terms, put_term);
+    put.0.into()
+}
+
+/// `None` if the bytes are not a base's.
+pub(crate) fn decode_base(bytes: &Bytes) -> Option<(Vec<SegmentImage>, Vec<TermStart>)> {
+    let mut take = Take(bytes.clone());
+    let segments = take.list(take_segment)?;
+    let terms = take.list(take_term)?;
+    take.is_empty().then_some((segments, terms))
+}
+
+fn put_term(put: &mut Put, term: &TermStart) {
+    put.u64(term.term);
+    put.u64(term.index);
+    put.i64(term.offset);
+}
+
+fn take_term(take: &mut Take) -> Option<TermStart> {
+    Some(TermStart {
+        term: take.u64()?,
+        index: take.u64()?,
+        offset: take.i64()?,
+    })
 }
 
 fn put_segment(put: &mut Put, s: &Segment) {
@@ -71,7 +119,8 @@ fn put_segment(put: &mut Put, s: &Segment) {
     put.i64(s.next_offset);
     put.i64(s.max_timestamp);
     put.i64(s.first_timestamp);
-    put.u8(u8::from(s.sealed));
+    let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+    put.u8(flag(s.sealed, SEALED) | flag(s.clean, CLEAN));
 }
 
 /// What a checkpoint says of a segment.
@@ -89,6 +138,7 @@ pub struct SegmentImage {
     pub max_timestamp: i64,
     pub first_timestamp: i64,
     pub sealed: bool,
+    pub clean: bool,
 }
 
 /// What a checkpoint says of a log.
@@ -105,12 +155,34 @@ pub struct LogImage {
     /// Payloads of control entries, by index.
     pub control: BTreeMap<u64, Bytes>,
     pub segments: Vec<SegmentImage>,
+    /// What is left of purged entries, oldest first.
+    pub base: Vec<SegmentImage>,
     /// The disk's number of the last operation in it.
     pub last_op: u64,
 }
 
+impl LogImage {
+    /// Of a log that holds nothing.
+    pub(crate) fn of(key: LogKey) -> Self {
+        Self {
+            key,
+            purged: None,
+            last: None,
+            start_offset: 0,
+            end_offset: 0,
+            vote: None,
+            captured: None,
+            terms: Vec::new(),
+            control: BTreeMap::new(),
+            segments: Vec::new(),
+            base: Vec::new(),
+            last_op: 0,
+        }
+    }
+}
+
 fn take_segment(take: &mut Take) -> Option<SegmentImage> {
-    Some(SegmentImage {
+    let mut image = SegmentImage {
         id: take.u64()?,
         base_offset: take.i64()?,
         base_index: take.u64()?,
@@ -120,11 +192,16 @@ fn take_segment(take: &mut Take) -> Option<SegmentImage> {
         next_offset: take.i64()?,
         max_timestamp: take.i64()?,
         first_timestamp: take.i64()?,
-        sealed: take.u8()? != 0,
-    })
+        sealed: false,
+        clean: false,
+    };
+    let flags = take.u8()?;
+    image.sealed = flags & SEALED != 0;
+    image.clean = flags & CLEAN != 0;
+    Some(image)
 }
 
-fn take_log(take: &mut Take) -> Option<LogImage> {
+fn take_log(take: &mut Take, version: u32) -> Option<LogImage> {
     Some(LogImage {
         key: take.key()?,
         purged: take.option(Take::id)?,
@@ -138,23 +215,21 @@ fn take_log(take: &mut Take) -> Option<LogImage> {
                 state: t.bytes()?,
             })
         })?,
-        terms: take.list(|t| {
-            Some(TermStart {
-                term: t.u64()?,
-                index: t.u64()?,
-                offset: t.i64()?,
-            })
-        })?,
+        terms: take.list(take_term)?,
         control: take
             .list(|t| Some((t.u64()?, t.bytes()?)))?
             .into_iter()
             .collect(),
         segments: take.list(take_segment)?,
+        base: match version {
+            1 => Vec::new(),
+            _ => take.list(take_segment)?,
+        },
         last_op: take.u64()?,
     })
 }
 
-fn segment_of(image: &SegmentImage, key: LogKey, engine: &Engine) -> Segment {
+pub(crate) fn segment_of(image: &SegmentImage, key: LogKey, engine: &Engine) -> Segment {
     let origin = Origin {
         id: image.id,
         base_offset: image.base_offset,
@@ -175,14 +250,19 @@ fn segment_of(image: &SegmentImage, key: LogKey, engine: &Engine) -> Segment {
         max_timestamp: image.max_timestamp,
         first_timestamp: image.first_timestamp,
         sealed: image.sealed,
+        clean: image.clean,
     }
 }
 
 fn state_of(image: LogImage, engine: &Engine) -> State {
     let key = image.key;
-    let segments = image.segments.iter();
+    let open = |images: &[SegmentImage]| -> Vec<Segment> {
+        let images = images.iter();
+        images.map(|s| segment_of(s, key, engine)).collect()
+    };
     State {
-        segments: segments.map(|s| segment_of(s, key, engine)).collect(),
+        segments: open(&image.segments),
+        base: open(&image.base),
         purged: image.purged,
         last: image.last,
         durable: image.last,
@@ -204,6 +284,7 @@ pub(crate) struct Head {
     pub position: Position,
     /// Operations up to this number are in the images or before them.
     pub last_op: u64,
+    version: u32,
     body: Bytes,
 }
 
@@ -216,9 +297,10 @@ impl Head {
             return None;
         }
         let mut take = Take(bytes.slice(..body));
-        if take.array::<8>()? != MAGIC || take.u32()? != VERSION {
+        if take.array::<8>()? != MAGIC {
             return None;
         }
+        let version = take.u32().filter(|v| (1..=VERSION).contains(v))?;
         let position = Position {
             sequence: take.u64()?,
             file: take.u64()?,
@@ -227,6 +309,7 @@ impl Head {
         Some(Head {
             position,
             last_op: take.u64()?,
+            version,
             body: take.0,
         })
     }
@@ -241,12 +324,13 @@ impl Head {
     pub fn images(&self) -> impl Iterator<Item = Option<LogImage>> {
         let mut take = Take(self.body.clone());
         let mut left = take.u32();
+        let version = self.version;
         std::iter::from_fn(move || {
             let count = left.take()?;
             let Some(next) = count.checked_sub(1) else {
                 return if take.is_empty() { None } else { Some(None) };
             };
-            let image = take_log(&mut take);
+            let image = take_log(&mut take, version);
             if image.is_some() {
                 left = Some(next);
             }

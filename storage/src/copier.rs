@@ -317,10 +317,7 @@ fn finish(engine: &Engine, job: Job) {
         Job::Trash { key, number, log } => {
             if let Some(log) = log {
                 let state = log.state.lock();
-                state
-                    .segments
-                    .iter()
-                    .for_each(|s| s.file.drop_files_later());
+                state.all_segments().for_each(|s| s.file.drop_files_later());
             }
             let from = engine.log_dir(key);
             let to = engine.root.join("trash").join(format!("{key}.{number}"));

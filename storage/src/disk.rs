@@ -288,7 +288,7 @@ impl Disk {
             logs: logs.len() as u64,
             segments: logs
                 .values()
-                .map(|l| l.state.lock().segments.len() as u64)
+                .map(|l| l.state.lock().all_segments().count() as u64)
                 .sum(),
             ..engine.stats.read()
         }

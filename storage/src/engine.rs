@@ -169,13 +169,18 @@ impl Engine {
 
     pub fn new_segment(&self, key: LogKey, base_offset: i64, base_index: u64) -> Arc<SegmentFile> {
         let origin = Origin {
-            id: self.next_segment.fetch_add(1, Ordering::Relaxed),
+            id: self.next_segment_id(),
             base_offset,
             base_index,
             rows: 0,
             bytes: 0,
         };
         self.segment(key, origin)
+    }
+
+    /// A number that no other segment of this disk ever has.
+    pub fn next_segment_id(&self) -> u64 {
+        self.next_segment.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn segment(&self, key: LogKey, origin: Origin) -> Arc<SegmentFile> {

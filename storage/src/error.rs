@@ -1,6 +1,7 @@
 //! One error per operation: what failed, where, and what to do.
 
 use crate::EntryId;
+use crate::files::Want;
 use std::io;
 use std::path::PathBuf;
 
@@ -97,6 +98,55 @@ pub enum ReadError {
     Damaged(#[from] Damage),
     #[error("cannot read {path}: {what}")]
     Io { path: PathBuf, what: String },
+    #[error("{path} was rewritten or dropped meanwhile: read again")]
+    Moved { path: PathBuf },
+}
+
+/// Why files do not go to another disk, or do not arrive here.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error("no segment ends at offset {next_offset} any more: a newer snapshot is needed")]
+    Outdated { next_offset: i64 },
+    #[error("what is offered is refused: {0}")]
+    Offer(&'static str),
+    #[error("nothing is offered at {0:?}")]
+    NoSuchPlace(Want),
+    #[error("no space left for another disk's files")]
+    NoSpace,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Refused(#[from] WriteError),
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// Why segments were not rewritten: they are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum RewriteError {
+    #[error("the segments to be rewritten changed meanwhile: look at them again")]
+    Changed,
+    #[error(
+        "entry {found} was given for a segment that wants data with an index of {expected:?} next"
+    )]
+    Order {
+        expected: std::ops::RangeInclusive<u64>,
+        found: u64,
+    },
+    #[error("no space left for what is rewritten")]
+    NoSpace,
+    #[error(transparent)]
+    Refused(#[from] WriteError),
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]

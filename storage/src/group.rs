@@ -13,7 +13,8 @@
 //!     56  payload bytes  60  records  64  CRC of the payload  68  zero
 //! ```
 //! Flags: of an entry 1 "starts a segment"; of a truncation 1 "keeps something"; of truncation, purge and
-//! snapshot 2 "the offset is where the log ends or starts afterwards"; of a snapshot 4 "replaces the log".
+//! snapshot 2 "the offset is where the log ends or starts afterwards"; of a snapshot 4 "replaces the log"; of
+//! settling 1 "moves something into the base". `records` of a replacement is the length of the state, its first part.
 //! Checksums of header and descriptors start from the disk's id and the file's number, so that what an
 //! earlier life of a recycled file left behind never validates. Payloads have their own, computed once
 //! when they arrive and kept in the ledger too.
@@ -36,6 +37,10 @@ const TRUNCATE: u8 = 3;
 const PURGE: u8 = 4;
 const DELETE: u8 = 5;
 const SNAPSHOT: u8 = 6;
+const REWRITE: u8 = 7;
+const SETTLE: u8 = 8;
+const CAPTURE: u8 = 9;
+const REPLACE: u8 = 10;
 /// The entry starts a new segment.
 const NEW_SEGMENT: u8 = 1;
 /// The truncation keeps something: its index counts.
@@ -75,14 +80,40 @@ pub(crate) enum Operation {
         /// The log was damaged or differed: nothing of it stays.
         replaces: Option<bool>,
     },
+    /// A segment of the base (as in the checkpoint) takes the place of those that hold the same entries.
+    Rewrite(Bytes),
+    /// Segments up to an entry become the base's; of the base, what lies below the floor goes.
+    Settle {
+        upto: Option<EntryId>,
+        floor: i64,
+    },
+    /// The owner's state after an entry that the log has.
+    Capture {
+        applied: EntryId,
+        state: Bytes,
+    },
+    /// A snapshot and its files (as in the checkpoint) take the place of the whole log.
+    Replace {
+        upto: EntryId,
+        next_offset: i64,
+        state: Bytes,
+        base: Bytes,
+    },
 }
 
 impl Operation {
     pub fn payload(&self) -> [&[u8]; 2] {
         match self {
             Operation::Entry { head, body, .. } => [head, body],
-            Operation::Vote(b) | Operation::Snapshot { state: b, .. } => [b, &[]],
-            Operation::Truncate { .. } | Operation::Purge { .. } | Operation::Delete => [&[], &[]],
+            Operation::Vote(b)
+            | Operation::Snapshot { state: b, .. }
+            | Operation::Capture { state: b, .. }
+            | Operation::Rewrite(b) => [b, &[]],
+            Operation::Replace { state, base, .. } => [state, base],
+            Operation::Truncate { .. }
+            | Operation::Purge { .. }
+            | Operation::Settle { .. }
+            | Operation::Delete => [&[], &[]],
         }
     }
 
@@ -113,6 +144,7 @@ impl Operation {
                 ENTRY
             }
             Operation::Vote(_) => VOTE,
+            Operation::Rewrite(_) => REWRITE,
             Operation::Truncate { keep, end_offset } => {
                 b[1] = flag(keep.is_some(), KEEPS) | flag(end_offset.is_some(), OUTCOME);
                 (index, offset) = (keep.unwrap_or(0), end_offset.unwrap_or(0));
@@ -124,6 +156,26 @@ impl Operation {
                 PURGE
             }
             Operation::Delete => DELETE,
+            Operation::Settle { upto, floor } => {
+                b[1] = flag(upto.is_some(), KEEPS);
+                (index, term) = upto.map_or((0, 0), |u| (u.index, u.term));
+                offset = *floor;
+                SETTLE
+            }
+            Operation::Capture { applied, .. } => {
+                (index, term) = (applied.index, applied.term);
+                CAPTURE
+            }
+            Operation::Replace {
+                upto,
+                next_offset,
+                state,
+                ..
+            } => {
+                (index, term, offset) = (upto.index, upto.term, *next_offset);
+                records = state.len() as u32;
+                REPLACE
+            }
             Operation::Snapshot {
                 upto,
                 next_offset,
@@ -274,6 +326,24 @@ fn operation(b: &[u8], payload: Bytes) -> Option<(LogKey, Operation)> {
             start_offset: recorded,
         },
         DELETE => Operation::Delete,
+        REWRITE => Operation::Rewrite(payload),
+        SETTLE => Operation::Settle {
+            upto: (b[1] & KEEPS != 0).then_some(id),
+            floor: offset,
+        },
+        CAPTURE => Operation::Capture {
+            applied: id,
+            state: payload,
+        },
+        REPLACE => {
+            let state_len = u32_at(b, 60) as usize;
+            Operation::Replace {
+                upto: id,
+                next_offset: offset,
+                state: (state_len <= payload.len()).then(|| payload.slice(..state_len))?,
+                base: payload.slice(state_len..),
+            }
+        }
         SNAPSHOT => Operation::Snapshot {
             upto: id,
             next_offset: offset,
@@ -386,6 +456,25 @@ mod tests {
             },
             Operation::Delete,
             snapshot,
+            Operation::Rewrite(Bytes::from_static(b"segment")),
+            Operation::Settle {
+                upto: Some(ID),
+                floor: 7,
+            },
+            Operation::Settle {
+                upto: None,
+                floor: 8,
+            },
+            Operation::Capture {
+                applied: ID,
+                state: Bytes::from_static(b"state"),
+            },
+            Operation::Replace {
+                upto: ID,
+                next_offset: 70,
+                state: Bytes::from_static(b"state"),
+                base: Bytes::from_static(b"segments"),
+            },
         ];
         std::iter::once(data)
             .chain(others)

@@ -159,6 +159,24 @@ pub enum Change {
         bytes: usize,
         replaces: Option<bool>,
     },
+    /// A segment that takes the place of those with the same entries; `None` if it does not decode.
+    Rewrite(Option<SegmentImage>),
+    /// Segments up to an entry move into the base; of the base, what lies below an offset goes.
+    Settle {
+        upto: Option<EntryId>,
+        floor: i64,
+    },
+    Capture {
+        applied: EntryId,
+        bytes: usize,
+    },
+    /// A snapshot that takes the place of the log, with its base; `None` if that does not decode.
+    Replace {
+        upto: EntryId,
+        next_offset: i64,
+        bytes: usize,
+        base: Option<Vec<SegmentImage>>,
+    },
 }
 
 impl From<Operation> for Change {
@@ -178,6 +196,23 @@ impl From<Operation> for Change {
             Operation::Truncate { keep, end_offset } => Change::Truncate { keep, end_offset },
             Operation::Purge { upto, start_offset } => Change::Purge { upto, start_offset },
             Operation::Delete => Change::Delete,
+            Operation::Rewrite(bytes) => Change::Rewrite(checkpoint::decode_segment(&bytes)),
+            Operation::Settle { upto, floor } => Change::Settle { upto, floor },
+            Operation::Capture { applied, state } => Change::Capture {
+                applied,
+                bytes: state.len(),
+            },
+            Operation::Replace {
+                upto,
+                next_offset,
+                state,
+                base,
+            } => Change::Replace {
+                upto,
+                next_offset,
+                bytes: state.len(),
+                base: checkpoint::decode_base(&base).map(|(segments, _)| segments),
+            },
             Operation::Snapshot {
                 upto,
                 next_offset,

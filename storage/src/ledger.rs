@@ -1,7 +1,8 @@
 //! The ledger: one 64-byte row per entry, and the header in front of them.
 //!
 //! Promise: a row that decodes is the row that was written, for this log and no other. Rows are
-//! dense, and sorted by index, offset and position at once, so one search serves all three.
+//! sorted by index, offset and position at once, so one search serves all three; in the Raft log they
+//! are dense, below it those of entries of which nothing is left may be missing.
 //! Not here: the files that hold rows (see `segment`), and which rows are present (see `state`).
 
 use crate::codec::{Put, crc, kind_number, kind_of, u32_at, u64_at};
@@ -9,7 +10,6 @@ use crate::{EntryId, Kind, LogKey};
 
 pub(crate) const ROW_BYTES: usize = 64;
 pub(crate) const LEDGER_MAGIC: [u8; 8] = *b"logd.idx";
-pub(crate) const LEDGER_VERSION: u32 = 1;
 const CRC_AT: usize = ROW_BYTES - 4;
 
 /// What is known of an entry without reading it.
@@ -88,9 +88,42 @@ pub(crate) fn row_seed(key: LogKey) -> u32 {
     crc(0, &put.0)
 }
 
+/// Which entries a ledger has rows for; the format's version says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Every one from the first index on.
+    Dense,
+    /// Some of them, in order.
+    Sparse,
+}
+
+impl Layout {
+    fn version(self) -> u32 {
+        match self {
+            Layout::Dense => 1,
+            Layout::Sparse => 2,
+        }
+    }
+
+    fn of_version(version: u32) -> Option<Layout> {
+        [Layout::Dense, Layout::Sparse]
+            .into_iter()
+            .find(|layout| layout.version() == version)
+    }
+
+    /// True if an index may stand in the row of this number.
+    pub fn allows(self, base_index: u64, ordinal: u64, index: u64) -> bool {
+        match self {
+            Layout::Dense => index == base_index + ordinal,
+            Layout::Sparse => index >= base_index + ordinal,
+        }
+    }
+}
+
 /// First 64 bytes of a ledger: whose it is and where it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LedgerHeader {
+    pub layout: Layout,
     pub key: LogKey,
     pub base_offset: i64,
     pub base_index: u64,
@@ -100,7 +133,7 @@ impl LedgerHeader {
     pub fn encode(&self) -> [u8; ROW_BYTES] {
         let mut put = Put::default();
         put.0.extend_from_slice(&LEDGER_MAGIC);
-        put.u32(LEDGER_VERSION);
+        put.u32(self.layout.version());
         put.u32(ROW_BYTES as u32);
         put.key(self.key);
         put.i64(self.base_offset);
@@ -114,12 +147,12 @@ impl LedgerHeader {
 
     pub fn decode(b: &[u8]) -> Option<LedgerHeader> {
         let b = b.get(..ROW_BYTES)?;
-        let sound = b[..8] == LEDGER_MAGIC
-            && u32_at(b, 8) == LEDGER_VERSION
-            && crc(0, &b[..CRC_AT]) == u32_at(b, CRC_AT);
+        let layout = Layout::of_version(u32_at(b, 8))?;
+        let sound = b[..8] == LEDGER_MAGIC && crc(0, &b[..CRC_AT]) == u32_at(b, CRC_AT);
         let mut topic = [0; 16];
         topic.copy_from_slice(&b[16..32]);
         sound.then(|| LedgerHeader {
+            layout,
             key: LogKey {
                 topic,
                 partition: u32_at(b, 32),
@@ -167,12 +200,15 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        let header = LedgerHeader {
-            key: KEY,
-            base_offset: 12,
-            base_index: 34,
-        };
-        assert_eq!(LedgerHeader::decode(&header.encode()), Some(header));
+        for layout in [Layout::Dense, Layout::Sparse] {
+            let header = LedgerHeader {
+                layout,
+                key: KEY,
+                base_offset: 12,
+                base_index: 34,
+            };
+            assert_eq!(LedgerHeader::decode(&header.encode()), Some(header));
+        }
         assert_eq!(LedgerHeader::decode(&[0; ROW_BYTES]), None);
     }
 

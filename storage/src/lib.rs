@@ -18,8 +18,10 @@
 //!   trash/                   logs deleted, on their way out
 //! ```
 //! An entry is acknowledged when its group is in `wal/`; it is copied to its segment afterwards, and the
-//! group's file is used again when a checkpoint has synced the segment. All numbers are little-endian.
+//! group's file is used again when a checkpoint has synced the segment. Sealed segments may be written anew, with less
+//! in them (see `rewrite`). All numbers are little-endian.
 
+mod base;
 mod checkpoint;
 mod codec;
 mod commit;
@@ -27,6 +29,7 @@ mod copier;
 mod disk;
 mod engine;
 mod error;
+mod files;
 mod group;
 mod identity;
 pub mod inspect;
@@ -37,6 +40,7 @@ mod open_files;
 mod read;
 mod recovery;
 pub mod retention;
+mod rewrite;
 mod segment;
 mod state;
 mod stats;
@@ -46,12 +50,15 @@ mod wal_reader;
 
 pub use disk::{Disk, DiskOptions, Pump, RecoveryProgress, Space};
 pub use error::{
-    AppendError, CheckpointError, Damage, OpenError, OpenLogError, ReadError, WriteError,
+    AppendError, CheckpointError, Damage, FilesError, OpenError, OpenLogError, ReadError,
+    RewriteError, WriteError,
 };
+pub use files::{Incoming, Outgoing, Part, Want};
 pub use identity::DiskIdentity;
 pub use ledger::Row;
 pub use log::{Log, StateSource};
 pub use read::ReadPlan;
+pub use rewrite::{BaseEntries, BaseSegment, Rewriter};
 pub use segment::SegmentInfo;
 pub use state::{Bounds, Captured, LogOptions, TermStart};
 pub use stats::DiskStats;

@@ -7,10 +7,13 @@
 //!
 //! [`ReadPlan`]: crate::ReadPlan
 
+use crate::base::Base;
+use crate::checkpoint::encode_base;
 use crate::commit::Staged;
 use crate::copier::Job;
 use crate::engine::Engine;
 use crate::error::{AppendError, Damage, ReadError, WriteError};
+use crate::files::Incoming;
 use crate::group::{Operation, payload_checksum};
 use crate::ledger::Row;
 use crate::segment::{SegmentFile, SegmentInfo};
@@ -67,7 +70,7 @@ impl LogInner {
     }
 
     /// The state, if the log may be changed.
-    fn to_write(&self) -> Result<MutexGuard<'_, State>, WriteError> {
+    pub fn to_write(&self) -> Result<MutexGuard<'_, State>, WriteError> {
         self.engine.check()?;
         let state = self.state.lock();
         if state.deleted {
@@ -258,12 +261,23 @@ impl Log {
             .reshape(state, |s| s.truncate(keep, None), describe, done)
     }
 
-    /// Hides the entries up to `upto`; files that hold nothing else go when that is durable.
+    /// From now on a purge keeps the segments that reach above this offset: they become the base. For an owner
+    /// whose log is worth more than its entries.
+    pub fn set_floor(&self, offset: i64) {
+        self.0.state.lock().floor = Some(offset);
+    }
+
+    /// Takes away the entries up to `upto`. Without a floor files that hold nothing else go when that is
+    /// durable; with one, whole segments move into the base, and what lies below the floor goes from there:
+    /// fewer entries may be purged than asked for.
     ///
     /// # Errors
     /// Nothing was purged, and `done` will not be called.
     pub fn purge_to(&self, upto: EntryId, done: Done) -> Result<(), WriteError> {
         let state = self.0.to_write()?;
+        if let Some(floor) = state.floor {
+            return self.settle(state, upto, floor, done);
+        }
         let describe = |s: &State| Operation::Purge {
             upto,
             start_offset: Some(s.start_offset),
@@ -272,8 +286,50 @@ impl Log {
             .reshape(state, |s| s.purge(upto, None), describe, done)
     }
 
-    /// Puts a snapshot below the log: entries up to `upto` go, all of them if `upto` is not among them
-    /// or differs in its term. It ends a fence: what was damaged is replaced.
+    fn settle(
+        &self,
+        state: MutexGuard<'_, State>,
+        upto: EntryId,
+        floor: i64,
+        done: Done,
+    ) -> Result<(), WriteError> {
+        let upto = state.base_point(upto);
+        let change = |s: &mut State| Ok(s.settle(upto, floor));
+        let describe = |_: &State| Operation::Settle { upto, floor };
+        self.0.reshape(state, change, describe, done)
+    }
+
+    /// Drops what of the base lies below the floor; true if there is anything, and `done` will be called.
+    ///
+    /// # Errors
+    /// Nothing was dropped, and `done` will not be called.
+    pub fn drop_below_floor(&self, done: Done) -> Result<bool, WriteError> {
+        let state = self.0.to_write()?;
+        let Some(floor) = state.floor else {
+            return Ok(false);
+        };
+        if state.base.iter().all(|s| s.next_offset > floor) {
+            return Ok(false);
+        }
+        let change = |s: &mut State| Ok(s.settle(None, floor));
+        let describe = |_: &State| Operation::Settle { upto: None, floor };
+        self.0.reshape(state, change, describe, done)?;
+        Ok(true)
+    }
+
+    /// Whether a snapshot up to `upto` would take the place of the whole log: its entries are not here, or
+    /// they are damaged.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub fn is_replaced_by(&self, upto: EntryId) -> Result<bool, ReadError> {
+        let replaced = self.0.state.lock().replaced_by(upto);
+        self.0.noted(replaced)
+    }
+
+    /// Puts a snapshot below the log. If `upto` is not among its entries, or differs in its term, the snapshot
+    /// and its files take the place of the whole log, and a fence ends: what was damaged is replaced. Else
+    /// the log stays as it is, up to what a purge would take, and files are not needed.
     ///
     /// # Errors
     /// Nothing was changed, and `done` will not be called.
@@ -282,13 +338,18 @@ impl Log {
         upto: EntryId,
         next_offset: i64,
         snapshot: Bytes,
+        files: Option<Incoming>,
         done: Done,
     ) -> Result<(), WriteError> {
-        self.0.check_size(snapshot.len())?;
+        let base = files.as_ref().map_or_else(Bytes::new, Incoming::encoded);
+        self.0.check_size(snapshot.len() + base.len())?;
         self.0.engine.check()?;
         let state = self.0.state.lock();
         if state.deleted {
             return Err(WriteError::Deleted);
+        }
+        if let Some(floor) = state.floor {
+            return self.install_above_base(state, floor, upto, next_offset, snapshot, files, done);
         }
         let replaces = match state.replaced_by(upto) {
             Ok(replaces) => replaces,
@@ -306,10 +367,58 @@ impl Log {
             replaces: Some(replaces),
         };
         let change = |s: &mut State| {
-            let replaced_at = replaces.then_some(next_offset);
-            s.install(upto, snapshot, replaced_at, None)
+            if replaces {
+                return Ok(s.replace(upto, snapshot, next_offset, Base::default()));
+            }
+            let dropped = s.purge(upto, None)?;
+            s.capture(upto, snapshot);
+            Ok(dropped)
         };
         self.0.reshape(state, change, describe, done)
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what `install_snapshot` was given, and what it found"
+    )]
+    fn install_above_base(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        floor: i64,
+        upto: EntryId,
+        next_offset: i64,
+        snapshot: Bytes,
+        files: Option<Incoming>,
+        done: Done,
+    ) -> Result<(), WriteError> {
+        let replaced = match state.replaced_by(upto) {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                drop(state);
+                return self.0.noted(Err(error)).map_err(WriteError::from);
+            }
+        };
+        if !replaced {
+            // The state first: without it, what was purged would not have been applied.
+            state.capture(upto, snapshot.clone());
+            let operation = Operation::Capture {
+                applied: upto,
+                state: snapshot,
+            };
+            let nobody: Done = Box::new(|_| {});
+            self.0.submit(&mut state, operation, Vec::new(), nobody);
+            return self.settle(state, upto, floor, done);
+        }
+        let base = files.map(Incoming::into_base).unwrap_or_default();
+        let encoded = encode_base(base.segments.iter(), &base.terms);
+        let operation = Operation::Replace {
+            upto,
+            next_offset,
+            state: snapshot.clone(),
+            base: encoded,
+        };
+        let change = |s: &mut State| Ok(s.replace(upto, snapshot, next_offset, base));
+        self.0.reshape(state, change, |_| operation, done)
     }
 
     /// Saves the owner's vote, behind everything appended before.
@@ -335,6 +444,16 @@ impl Log {
         self.0.known(row).flatten()
     }
 
+    /// The last control entry of a kind up to an index, of those present.
+    pub fn last_control(&self, number: u8, upto: u64) -> Option<(EntryId, Bytes)> {
+        let state = self.0.state.lock();
+        let mut entries = state.control.range(..=upto).rev();
+        entries.find_map(|(index, body)| {
+            let row = state.row(*index).ok()??;
+            (row.kind == crate::Kind::Control(number)).then(|| (row.id(), body.clone()))
+        })
+    }
+
     /// True if the entries from an index on are in memory: reading them touches no disk.
     pub fn is_in_memory(&self, from: u64) -> bool {
         let state = self.0.state.lock();
@@ -346,14 +465,13 @@ impl Log {
         self.0.state.lock().terms.clone()
     }
 
-    /// Oldest first; the last one grows unless it is sealed.
+    /// Oldest first, the base's among them; the last one grows unless it is sealed.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.0.state.lock().infos()
     }
 
     pub fn size_bytes(&self) -> u64 {
-        let state = self.0.state.lock();
-        state.segments.iter().map(|s| s.bytes).sum()
+        self.0.state.lock().all_segments().map(|s| s.bytes).sum()
     }
 
     /// Ends the growing segment: the next entry starts a new one.

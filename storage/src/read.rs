@@ -17,6 +17,9 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// A segment is replaced at most once in a long while: a reader meets that once, if ever.
+const READ_TRIES: usize = 8;
+
 /// Bytes to send, in order of offset; the first entry contains the offset asked for.
 #[derive(Debug, Clone)]
 pub struct ReadPlan {
@@ -74,7 +77,7 @@ impl ReadPlan {
 
 /// How much a read may return.
 #[derive(Debug, Clone, Copy)]
-struct Limit {
+pub(crate) struct Limit {
     offset: i64,
     bytes: usize,
     at_least_one: bool,
@@ -121,7 +124,7 @@ impl Segment {
         self.rows.min(self.file.written_rows())
     }
 
-    fn readable(&self) -> Result<(u64, Ledger), ReadError> {
+    pub fn readable(&self) -> Result<(u64, Ledger), ReadError> {
         let rows = self.readable_rows();
         Ok((rows, self.file.ledger(rows)?))
     }
@@ -138,6 +141,22 @@ impl LogInner {
 
     pub fn known<T>(&self, result: Result<T, ReadError>) -> Option<T> {
         self.noted(result).ok()
+    }
+
+    /// Reads, again if a segment was replaced between the look at the state and the look at its file; damage
+    /// fences the log.
+    fn read_steadily<T>(
+        &self,
+        mut read: impl FnMut() -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let mut outcome = read();
+        for _ in 1..READ_TRIES {
+            if !matches!(outcome, Err(ReadError::Moved { .. })) {
+                break;
+            }
+            outcome = read();
+        }
+        self.noted(outcome)
     }
 
     fn refuse_fenced(&self) -> Result<(), ReadError> {
@@ -189,7 +208,7 @@ impl LogInner {
         first.saturating_sub(segment.file.base_index)
     }
 
-    fn find_offset(&self, offset: i64) -> Result<Option<Row>, ReadError> {
+    pub fn find_offset(&self, offset: i64) -> Result<Option<Row>, ReadError> {
         self.search(|s| s.next_offset <= offset, |r| r.end_offset() <= offset)
     }
 
@@ -205,24 +224,30 @@ impl LogInner {
         }
     }
 
-    /// Adds what one segment has from `index` on; says where to go on, if there may be more.
-    fn gather_segment(
+    /// Adds what one segment has from a row on; says which row it stopped at, if there may be more behind it.
+    pub fn gather_segment(
         self: &Arc<Self>,
         segment: &Segment,
-        index: u64,
+        from: u64,
         limit: &Limit,
         plan: &mut ReadPlan,
     ) -> Result<Option<u64>, ReadError> {
-        let from = index - segment.file.base_index;
         let (rows, ledger) = segment.readable()?;
         let first = ledger.row(from)?;
         if !limit.takes(&first, plan.bytes) {
             return Ok(None);
         }
         let room = limit.bytes.saturating_sub(plan.bytes) as u64;
-        let end_position = first
+        let mut end_position = first
             .position
             .saturating_add(room.max(u64::from(first.length)));
+        if limit.at_least_one && plan.bytes == 0 && first.length == 0 {
+            // A control entry does not count as the one: it is the next that has bytes.
+            let lead = ledger.partition_point(from, |r| r.end_position() == first.position)?;
+            if lead < rows {
+                end_position = end_position.max(ledger.row(lead)?.end_position());
+            }
+        }
         let to = ledger.partition_point(from + 1, |r| {
             r.base_offset < limit.offset && r.end_position() <= end_position
         })?;
@@ -241,7 +266,7 @@ impl LogInner {
             self.probe(piece, plan)?;
         }
         plan.next_offset = last.end_offset();
-        Ok((to == rows).then_some(segment.file.base_index + to))
+        Ok((to == rows).then_some(to))
     }
 
     /// What is in memory is checked at once, what is not waits for [`ReadPlan::warm`].
@@ -274,7 +299,9 @@ impl LogInner {
                     Place::Segment(segment) => segment,
                 }
             };
-            next = self.gather_segment(&segment, index, limit, plan)?;
+            let base_index = segment.file.base_index;
+            let stopped = self.gather_segment(&segment, index - base_index, limit, plan)?;
+            next = stopped.map(|row| base_index + row);
         }
         Ok(())
     }
@@ -386,16 +413,18 @@ impl Log {
     /// If they are purged, damaged or cannot be read.
     pub fn entries(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, ReadError> {
         self.0.refuse_fenced()?;
-        let first = self.0.state.lock().first_index();
-        if from < first && from < to {
-            return Err(ReadError::Purged { index: from, first });
-        }
-        let mut budget = Budget {
-            left: max_bytes,
-            fresh: true,
-            spent: false,
-        };
-        self.0.noted(self.0.read_entries(from, to, &mut budget))
+        self.0.read_steadily(|| {
+            let first = self.0.state.lock().first_index();
+            if from < first && from < to {
+                return Err(ReadError::Purged { index: from, first });
+            }
+            let mut budget = Budget {
+                left: max_bytes,
+                fresh: true,
+                spent: false,
+            };
+            self.0.read_entries(from, to, &mut budget)
+        })
     }
 
     /// Plans a read of whole data entries from the one that contains `offset` up to `limit_offset`.
@@ -410,6 +439,15 @@ impl Log {
         at_least_one: bool,
     ) -> Result<ReadPlan, ReadError> {
         self.0.refuse_fenced()?;
+        let limit = Limit {
+            offset: limit_offset,
+            bytes: max_bytes,
+            at_least_one,
+        };
+        self.0.read_steadily(|| self.plan(offset, &limit))
+    }
+
+    fn plan(&self, offset: i64, limit: &Limit) -> Result<ReadPlan, ReadError> {
         let bounds = self.bounds();
         if offset < bounds.start_offset || offset > bounds.end_offset {
             return Err(ReadError::OutOfRange {
@@ -418,54 +456,60 @@ impl Log {
                 end: bounds.end_offset,
             });
         }
-        let limit = Limit {
-            offset: limit_offset,
-            bytes: max_bytes,
-            at_least_one,
-        };
         let mut plan = ReadPlan::new(offset);
-        let found = self.0.noted(self.0.find_offset(offset))?;
-        if let Some(row) = found.filter(|_| offset < limit_offset) {
-            let gathered = self.0.gather(row.index, &limit, &mut plan);
-            self.0.noted(gathered)?;
+        if offset >= limit.offset {
+            return Ok(plan);
         }
-        Ok(plan)
+        let mut offset = offset;
+        loop {
+            match self.0.gather_base(offset, limit, &mut plan)? {
+                None => return Ok(plan),
+                Some(above) => offset = above,
+            }
+            if let Ok(found) = self.0.find_above(offset)? {
+                if let Some(row) = found {
+                    self.0.gather(row.index, limit, &mut plan)?;
+                }
+                return Ok(plan);
+            }
+        }
     }
 
-    /// The entry that contains an offset.
+    /// The entry that contains an offset; the one behind it where there is a hole.
     pub fn row_at_offset(&self, offset: i64) -> Option<Row> {
-        let start = self.0.state.lock().start_offset;
+        let start = self.0.state.lock().first_offset();
         if offset < start {
             return None;
         }
-        self.0.known(self.0.find_offset(offset)).flatten()
+        let found = self.0.read_steadily(|| self.0.find(offset));
+        found.ok().flatten()
     }
 
     /// The first entry that ends behind `from_offset` and has a record of `timestamp` or later.
     pub fn row_at_time(&self, timestamp: i64, from_offset: i64) -> Option<Row> {
         let may = |s: &Segment| s.max_timestamp >= timestamp;
-        let found = self.0.scan(from_offset, i64::MAX, may, |row, _| {
-            row.max_timestamp >= timestamp
+        let found = self.0.read_steadily(|| {
+            self.0.scan(from_offset, i64::MAX, may, |row, _| {
+                row.max_timestamp >= timestamp
+            })
         });
-        self.0.known(found).flatten()
+        found.ok().flatten()
     }
 
     /// Of the entries between two offsets, the first one with the largest timestamp.
     pub fn row_max_time(&self, from_offset: i64, limit_offset: i64) -> Option<Row> {
-        let mut best: Option<Row> = None;
-        let found = self.0.scan(
-            from_offset,
-            limit_offset,
-            |_| true,
-            |row, _| {
+        let best = self.0.read_steadily(|| {
+            let mut best: Option<Row> = None;
+            let newest = |row: &Row, _| {
                 if best.is_none_or(|b| row.max_timestamp > b.max_timestamp) {
                     best = Some(*row);
                 }
                 false
-            },
-        );
-        self.0.known(found)?;
-        best
+            };
+            self.0.scan(from_offset, limit_offset, |_| true, newest)?;
+            Ok(best)
+        });
+        best.ok().flatten()
     }
 }
 
@@ -479,15 +523,31 @@ impl LogInner {
         may: impl Fn(&Segment) -> bool,
         mut wanted: impl FnMut(&Row, i64) -> bool,
     ) -> Result<Option<Row>, ReadError> {
-        let (segments, tail, first) = {
+        let (base, segments, tail, first) = {
             let state = self.state.lock();
             let tail: Vec<Row> = state.tail.iter().map(|t| t.row).collect();
-            (state.segments.clone(), tail, state.first_index())
+            let base = state.base.clone();
+            (base, state.segments.clone(), tail, state.first_index())
         };
         let mut hit = |row: &Row| {
             let inside = row.end_offset() > from_offset && row.base_offset < limit_offset;
-            row.records > 0 && inside && row.index >= first && wanted(row, from_offset)
+            let holds = row.records > 0 && row.length > 0;
+            holds && inside && wanted(row, from_offset)
         };
+        for segment in base {
+            let between =
+                segment.next_offset > from_offset && segment.file.base_offset < limit_offset;
+            if between && may(&segment) {
+                let (rows, ledger) = segment.whole()?;
+                for ordinal in 0..rows {
+                    let row = ledger.row(ordinal)?;
+                    if hit(&row) {
+                        return Ok(Some(row));
+                    }
+                }
+            }
+        }
+        let mut hit = |row: &Row| row.index >= first && hit(row);
         let tail_first = tail.first().map_or(u64::MAX, |r| r.index);
         for segment in segments {
             let wanted = segment.next_offset > from_offset

@@ -4,6 +4,7 @@
 //! at all. Recovering twice comes to the same.
 //! Not here: which groups of the write-ahead log are a torn tail and which are damage (see `wal_reader`).
 
+use crate::base::Base;
 use crate::checkpoint::{self, Head};
 use crate::copier::Job;
 use crate::disk::{DiskOptions, RecoveryProgress};
@@ -13,7 +14,7 @@ use crate::group::{BLOCK_BYTES, HEADER_BYTES, Operation, to_entry};
 use crate::identity::{DiskIdentity, read_file};
 use crate::log::LogInner;
 use crate::segment::Copy;
-use crate::state::{Dropped, LogOptions, State};
+use crate::state::{Dropped, LogOptions, Segment, State};
 use crate::vfs::Vfs;
 use crate::wal::{Position, Shelf};
 use crate::wal_reader::{Found, WalFiles, io_error};
@@ -101,11 +102,11 @@ pub(crate) fn recover(
         engine: &engine,
         logs: Logs::new(),
         deletes: HashMap::new(),
+        // Before anything is copied to them: a copy behind a file's end would hide that it is short.
+        short: states.iter().flat_map(short_files).collect(),
         bytes: 0,
         progress,
     };
-    // Before anything is copied to them: a copy behind a file's end would hide that it is short.
-    let short = states.iter().flat_map(short_files).collect::<Vec<_>>();
     replay.logs.extend(
         states
             .into_iter()
@@ -113,7 +114,7 @@ pub(crate) fn recover(
     );
     replay.run(&files, &chain)?;
     let (logs, bytes) = (replay.logs, replay.bytes);
-    fence_short(&logs, &short);
+    fence_short(&logs, &replay.short);
     sweep(&engine, &logs);
     for number in old {
         let path = files.path(number);
@@ -168,7 +169,7 @@ fn refuse_forgotten_logs(fs: &Arc<dyn Vfs>, root: &Path) -> Result<(), OpenError
     }
 }
 
-/// A segment that is shorter than what the checkpoint knows to be in it.
+/// A segment that is shorter than what the checkpoint, or an operation, knows to be in it.
 struct Short {
     key: LogKey,
     segment: u64,
@@ -176,22 +177,24 @@ struct Short {
 }
 
 fn short_files(state: &State) -> Vec<Short> {
-    let short = state.segments.iter().filter_map(|segment| {
-        let (rows, bytes) = segment.file.inherited();
-        match segment.file.check_lengths(rows, bytes) {
-            Err(ReadError::Damaged(damage)) => {
-                // Either an operation to be replayed drops it, or its log is fenced: nothing goes there.
-                segment.file.drop_files_later();
-                Some(Short {
-                    key: state.key,
-                    segment: segment.file.id,
-                    damage,
-                })
-            }
-            _ => None,
+    let segments = state.all_segments();
+    segments.filter_map(|s| short_file(state.key, s)).collect()
+}
+
+fn short_file(key: LogKey, segment: &Segment) -> Option<Short> {
+    let (rows, bytes) = segment.file.inherited();
+    match segment.file.check_lengths(rows, bytes) {
+        Err(ReadError::Damaged(damage)) => {
+            // Either an operation to be replayed drops it, or its log is fenced: nothing goes there.
+            segment.file.drop_files_later();
+            Some(Short {
+                key,
+                segment: segment.file.id,
+                damage,
+            })
         }
-    });
-    short.collect()
+        _ => None,
+    }
 }
 
 /// Fences the logs that still have such a segment: one that an operation dropped meanwhile may be gone.
@@ -205,7 +208,7 @@ fn fence_short(logs: &Logs, short: &[Short]) {
         let Some(log) = logs.get(key) else { continue };
         let present = {
             let state = log.state.lock();
-            state.segments.iter().any(|s| s.file.id == *segment)
+            state.all_segments().any(|s| s.file.id == *segment)
         };
         if present {
             log.fence(damage);
@@ -227,8 +230,7 @@ fn sweep(engine: &Engine, logs: &Logs) {
         };
         let state = log.state.lock();
         let keep: HashSet<PathBuf> = state
-            .segments
-            .iter()
+            .all_segments()
             .flat_map(|s| [s.file.log_path.clone(), s.file.ledger_path.clone()])
             .collect();
         if state.fenced.is_some() {
@@ -256,6 +258,7 @@ struct Replay<'a> {
     logs: Logs,
     /// The last deletion of a log: what came before it is of no use any more.
     deletes: HashMap<LogKey, u64>,
+    short: Vec<Short>,
     bytes: u64,
     progress: &'a dyn Fn(RecoveryProgress),
 }
@@ -331,6 +334,10 @@ impl Replay<'_> {
             return Ok(());
         }
         let engine = self.engine;
+        if matches!(operation, Operation::Settle { .. }) {
+            // The base is read from its files alone: what goes there is not to wait in memory.
+            while engine.copier.lock().step(engine).moved() {}
+        }
         let log = self
             .logs
             .entry(key)
@@ -400,16 +407,52 @@ impl Replay<'_> {
                     Some(recorded) => recorded,
                     None => state.replaced_by(upto).map_err(damaged)?,
                 };
-                state
-                    .install(
-                        upto,
-                        snapshot,
-                        replaces.then_some(next_offset),
-                        Some(next_offset),
-                    )
-                    .map_err(damaged)?
+                if replaces {
+                    state.replace(upto, snapshot, next_offset, Base::default())
+                } else {
+                    let dropped = state.purge(upto, Some(next_offset)).map_err(damaged)?;
+                    state.capture(upto, snapshot);
+                    dropped
+                }
+            }
+            Operation::Settle { upto, floor } => state.settle(upto, floor),
+            Operation::Capture {
+                applied,
+                state: captured,
+            } => {
+                state.capture(applied, captured);
+                Dropped::new()
+            }
+            Operation::Replace {
+                upto,
+                next_offset,
+                state: snapshot,
+                base,
+            } => {
+                let (segments, terms) = checkpoint::decode_base(&base)
+                    .ok_or_else(|| format!("operation {op} on log {key} does not decode"))?;
+                let segments = segments.iter();
+                let base = Base {
+                    segments: segments
+                        .map(|s| checkpoint::segment_of(s, key, engine))
+                        .collect(),
+                    terms,
+                };
+                let short = base.segments.iter().filter_map(|s| short_file(key, s));
+                self.short.extend(short);
+                state.replace(upto, snapshot, next_offset, base)
             }
             Operation::Delete => Dropped::new(),
+            Operation::Rewrite(segment) => {
+                let image = checkpoint::decode_segment(&segment)
+                    .ok_or_else(|| format!("operation {op} on log {key} does not decode"))?;
+                let new = checkpoint::segment_of(&image, key, engine);
+                let dropped = state.rewrite(&new).ok_or_else(|| {
+                    format!("operation {op} on log {key} rewrites segments that it does not have")
+                })?;
+                self.short.extend(short_file(key, &new));
+                dropped
+            }
         };
         // What is replayed is durable: copies that are queued already need not be made.
         dropped.iter().for_each(|file| file.drop_files_later());

@@ -58,7 +58,9 @@ mod tests {
             next_offset: from + 10,
             bytes,
             max_timestamp,
+            first_timestamp: max_timestamp,
             sealed,
+            clean: false,
         }
     }
 

@@ -7,7 +7,7 @@
 //! Not here: which rows are present (see `state`), when to write or sync (see `copier`, `checkpoint`).
 
 use crate::error::{Damage, ReadError};
-use crate::ledger::{LedgerHeader, ROW_BYTES, Row, row_seed};
+use crate::ledger::{Layout, LedgerHeader, ROW_BYTES, Row, row_seed};
 use crate::open_files::OpenFiles;
 use crate::vfs::{Mapped, Open, Vfs, VfsFile};
 use crate::{EntryId, LogKey};
@@ -31,7 +31,11 @@ pub struct SegmentInfo {
     pub next_offset: i64,
     pub bytes: u64,
     pub max_timestamp: i64,
+    /// Of the first record that has a time; -1 if none has.
+    pub first_timestamp: i64,
     pub sealed: bool,
+    /// It was rewritten, and its rewriter called it clean.
+    pub clean: bool,
 }
 
 /// What is to be written for one entry.
@@ -226,6 +230,7 @@ impl SegmentFile {
         let mut bytes = Vec::with_capacity((copies.len() + 1) * ROW_BYTES);
         if ordinal == 0 {
             let header = LedgerHeader {
+                layout: Layout::Dense,
                 key: self.key,
                 base_offset: self.base_offset,
                 base_index: self.base_index,
@@ -392,24 +397,27 @@ impl SegmentFile {
         Ok(())
     }
 
-    /// Its rows up to `rows`, which must be written.
-    pub fn ledger(self: &Arc<Self>, rows: u64) -> Result<Ledger, ReadError> {
+    /// The `.idx` up to a row, which must be written.
+    pub fn ledger_map(self: &Arc<Self>, rows: u64) -> Result<Mapped, ReadError> {
         let want = row_at(rows);
         let written = row_at(self.written_rows());
-        let map = self.map(&self.ledger_path, want, written, |h| {
+        self.map(&self.ledger_path, want, written, |h| {
             (&mut h.ledger, &mut h.ledger_map)
-        })?;
-        let header = LedgerHeader::decode(&map);
-        let known = LedgerHeader {
-            key: self.key,
-            base_offset: self.base_offset,
-            base_index: self.base_index,
+        })
+    }
+
+    /// Its rows up to `rows`, which must be written.
+    pub fn ledger(self: &Arc<Self>, rows: u64) -> Result<Ledger, ReadError> {
+        let map = self.ledger_map(rows)?;
+        let ours = |h: &LedgerHeader| {
+            (h.key, h.base_offset, h.base_index) == (self.key, self.base_offset, self.base_index)
         };
-        if header != Some(known) {
+        let Some(header) = LedgerHeader::decode(&map).filter(ours) else {
             let what = "the header is not that of this log's ledger";
             return Err(damage(&self.ledger_path, 0, what).into());
-        }
+        };
         Ok(Ledger {
+            layout: header.layout,
             map,
             seed: row_seed(self.key),
             rows,
@@ -471,6 +479,12 @@ impl SegmentFile {
         };
         match self.fs.open(path, how) {
             Ok(file) => Ok(file),
+            // Its mark is set before its files go.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_dropped() => {
+                Err(ReadError::Moved {
+                    path: path.to_owned(),
+                })
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(damage(path, 0, "the file is missing").into())
             }
@@ -524,6 +538,7 @@ impl SegmentFile {
 /// Rows of a segment, over a map.
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    layout: Layout,
     map: Mapped,
     seed: u32,
     rows: u64,
@@ -537,7 +552,7 @@ impl Ledger {
         self.map
             .get(at..at + ROW_BYTES)
             .and_then(|b| Row::decode(b, self.seed))
-            .filter(|row| row.index == self.base_index + ordinal)
+            .filter(|row| self.layout.allows(self.base_index, ordinal, row.index))
             .ok_or_else(|| {
                 damage(&self.path, at as u64, "the row does not match its checksum").into()
             })

@@ -1,7 +1,10 @@
 //! What a log holds, and how each operation changes it: the same code live and in recovery.
 //!
+//! A log is a base and, above it, the Raft log. The base is what is left of entries that were purged: whole
+//! segments, found by offset alone. `segments` and everything that goes by index is the Raft log's.
 //! Promise: rows are dense from `first_index` to the last entry; an entry that is not in its segment's
 //! files yet is in the tail. Nothing here writes: operations name the segments that they drop.
+//! Invariant: the base is never truncated; it ends where the Raft log starts, or before.
 //! Not here: the write-ahead log, locks, threads.
 
 use crate::error::{AppendError, Damage, ReadError};
@@ -67,6 +70,7 @@ pub(crate) struct Segment {
     pub max_timestamp: i64,
     pub first_timestamp: i64,
     pub sealed: bool,
+    pub clean: bool,
 }
 
 impl Segment {
@@ -79,6 +83,7 @@ impl Segment {
             max_timestamp: -1,
             first_timestamp: -1,
             sealed: false,
+            clean: false,
             file,
         }
     }
@@ -108,14 +113,16 @@ impl Segment {
         !self.sealed && !too_long && !too_old
     }
 
-    fn info(&self) -> SegmentInfo {
+    pub fn info(&self) -> SegmentInfo {
         SegmentInfo {
             base_offset: self.file.base_offset,
             last: self.last,
             next_offset: self.next_offset,
             bytes: self.bytes,
             max_timestamp: self.max_timestamp,
+            first_timestamp: self.first_timestamp,
             sealed: self.sealed,
+            clean: self.clean,
         }
     }
 }
@@ -136,6 +143,10 @@ pub(crate) type Dropped = Vec<Arc<SegmentFile>>;
 pub(crate) struct State {
     pub key: LogKey,
     pub options: LogOptions,
+    /// Oldest first.
+    pub base: Vec<Segment>,
+    /// What lies wholly below this offset may go with a purge; the rest becomes the base. `None`: all may go.
+    pub floor: Option<i64>,
     pub segments: Vec<Segment>,
     pub tail: VecDeque<TailEntry>,
     pub terms: Vec<TermStart>,
@@ -144,6 +155,7 @@ pub(crate) struct State {
     pub purged: Option<EntryId>,
     pub last: Option<EntryId>,
     pub durable: Option<EntryId>,
+    /// Where the Raft log starts: the base lies before it.
     pub start_offset: i64,
     pub end_offset: i64,
     pub vote: Option<Bytes>,
@@ -165,6 +177,8 @@ impl State {
         Self {
             key,
             options,
+            base: Vec::new(),
+            floor: None,
             segments: Vec::new(),
             tail: VecDeque::new(),
             terms: Vec::new(),
@@ -203,13 +217,24 @@ impl State {
             first_index: self.first_index(),
             last: self.last,
             durable: self.durable,
-            start_offset: self.start_offset,
+            start_offset: self.first_offset(),
             end_offset: self.end_offset,
         }
     }
 
+    /// Where the log starts, its base included.
+    pub fn first_offset(&self) -> i64 {
+        let base = self.base.first().map(|s| s.file.base_offset);
+        base.unwrap_or(self.start_offset)
+    }
+
+    /// The base's and the Raft log's.
+    pub fn all_segments(&self) -> impl Iterator<Item = &Segment> {
+        self.base.iter().chain(&self.segments)
+    }
+
     pub fn infos(&self) -> Vec<SegmentInfo> {
-        self.segments.iter().map(Segment::info).collect()
+        self.all_segments().map(Segment::info).collect()
     }
 
     /// The position in `segments` of the one that holds an index.
@@ -377,7 +402,7 @@ impl State {
         match keep {
             Some(keep) if keep >= last.index => Ok(Vec::new()),
             Some(keep) if keep >= first => self.cut(keep, end_offset),
-            _ => Ok(self.clear(self.purged, self.start_offset, self.start_offset)),
+            _ => Ok(self.clear(self.purged, self.start_offset)),
         }
     }
 
@@ -450,6 +475,21 @@ impl State {
         Ok(newest)
     }
 
+    /// Terms of which nothing is left.
+    pub fn forget_terms(&mut self) {
+        let (index, offset) = match self.base.first() {
+            None if self.segments.is_empty() => return self.terms.clear(),
+            Some(first) => (first.file.base_index, first.file.base_offset),
+            None => (self.first_index(), self.start_offset),
+        };
+        let begun = self.terms.partition_point(|t| t.index <= index);
+        self.terms.drain(..begun.saturating_sub(1));
+        if let Some(term) = self.terms.first_mut().filter(|t| t.index < index) {
+            term.index = index;
+            term.offset = offset;
+        }
+    }
+
     /// Hides entries up to `upto`; segments that hold nothing else go. Replay passes the `start_offset`
     /// that its operation recorded, as with [`Self::truncate`].
     pub fn purge(
@@ -461,7 +501,7 @@ impl State {
             return Ok(Vec::new());
         }
         if self.last.is_none_or(|last| last.index <= upto.index) {
-            return Ok(self.clear(Some(upto), self.end_offset, self.end_offset));
+            return Ok(self.clear(Some(upto), self.end_offset));
         }
         if upto.index < self.first_index() {
             self.purged = Some(upto);
@@ -482,18 +522,13 @@ impl State {
         while self.tail.front().is_some_and(|t| t.row.index <= upto.index) {
             self.tail.pop_front();
         }
-        let begun = self.terms.partition_point(|t| t.index <= next);
-        self.terms.drain(..begun.saturating_sub(1));
-        if let Some(term) = self.terms.first_mut().filter(|t| t.index < next) {
-            term.index = next;
-            term.offset = start_offset;
-        }
         self.control = self.control.split_off(&next);
         self.purged = Some(upto);
         if self.durable.is_none_or(|d| d.index < upto.index) {
             self.durable = Some(upto);
         }
         self.start_offset = start_offset;
+        self.forget_terms();
         Ok(dropped.into_iter().map(|s| s.file).collect())
     }
 
@@ -502,41 +537,27 @@ impl State {
         // The end of what was purged is ours too: there is no row of it any more, but what follows fits.
         let ours = self.fenced.is_none()
             && (self.purged == Some(upto) || self.row(upto.index)?.is_some_and(|r| r.id() == upto));
-        Ok(!ours || self.last == Some(upto))
+        // Where nothing is kept, there is nothing left to be told from a snapshot at the very end.
+        Ok(!ours || (self.floor.is_none() && self.last == Some(upto)))
     }
 
-    /// Puts a snapshot below the log: entries up to it go; all of them, and a fence, if it replaces the log,
-    /// which then goes on at the offset given.
-    pub fn install(
-        &mut self,
-        upto: EntryId,
-        state: Bytes,
-        replaced_at: Option<i64>,
-        start_offset: Option<i64>,
-    ) -> Result<Dropped, ReadError> {
-        let dropped = match replaced_at {
-            Some(offset) => {
-                self.fenced = None;
-                self.clear(Some(upto), offset, offset)
-            }
-            None => self.purge(upto, start_offset)?,
-        };
-        self.captured = Some(Captured {
-            applied: upto,
-            state,
-        });
-        Ok(dropped)
+    /// Puts a snapshot below a log that has its last entry.
+    pub fn capture(&mut self, applied: EntryId, state: Bytes) {
+        self.captured = Some(Captured { applied, state });
     }
 
-    fn clear(&mut self, purged: Option<EntryId>, start_offset: i64, end_offset: i64) -> Dropped {
+    /// Empties the Raft log, which goes on behind `purged` at an offset. The base stays.
+    pub fn clear(&mut self, purged: Option<EntryId>, end_offset: i64) -> Dropped {
         self.truncating = true;
         self.tail.clear();
-        self.terms.clear();
+        let ended = purged.map_or(0, |p| p.index + 1);
+        self.terms
+            .retain(|t| !self.base.is_empty() && t.index < ended);
         self.control.clear();
         self.purged = purged;
         self.last = purged;
         self.durable = purged;
-        self.start_offset = start_offset;
+        self.start_offset = end_offset;
         self.end_offset = end_offset;
         self.segments.drain(..).map(|s| s.file).collect()
     }

@@ -149,7 +149,7 @@ fn a_snapshot_that_ended_a_fence_replaces_the_log_again_after_a_restart() {
     let l = disk.log(key(0)).unwrap();
     assert!(l.entries(0, 30, usize::MAX).is_err(), "damage is seen");
     let upto = EntryId { term: 1, index: 20 };
-    l.install_snapshot(upto, 21, b"all".as_slice().into(), nothing())
+    l.install_snapshot(upto, 21, b"all".as_slice().into(), None, nothing())
         .unwrap();
     append(&l, 2);
     pump(&disk);
@@ -184,7 +184,7 @@ fn a_log_made_anew_keeps_its_captured_state_when_the_deletion_is_replayed() {
     fs.inject(Fault::Space(1 << 30));
     let l = log(&disk);
     let upto = EntryId { term: 3, index: 7 };
-    l.install_snapshot(upto, 40, b"all".as_slice().into(), nothing())
+    l.install_snapshot(upto, 40, b"all".as_slice().into(), None, nothing())
         .unwrap();
     l.set_state_source(Arc::new(Source(upto)));
     disk.checkpoint().unwrap();

@@ -82,6 +82,8 @@ struct Handles {
     raft_proposals: Counter,
     raft_commit: Histogram,
     raft_elections: Counter,
+    raft_files_sent: Counter,
+    raft_files_received: Counter,
     storage_commit: Histogram,
     storage_sync: Histogram,
     storage_commits: Counter,
@@ -181,6 +183,8 @@ impl Handles {
             raft_proposals: counter(r, &RAFT_PROPOSALS, &[]),
             raft_commit: histogram(r, &RAFT_COMMIT_SECONDS, &[]),
             raft_elections: counter(r, &RAFT_ELECTIONS, &[]),
+            raft_files_sent: counter(r, &RAFT_FILES_BYTES, &["sent"]),
+            raft_files_received: counter(r, &RAFT_FILES_BYTES, &["received"]),
             storage_commit: histogram(r, &STORAGE_COMMIT_SECONDS, &[]),
             storage_sync: histogram(r, &STORAGE_SYNC_SECONDS, &[]),
             storage_commits: counter(r, &STORAGE_COMMITS, &[]),
@@ -300,6 +304,49 @@ pub fn raft_proposed() {
 /// A replica here became leader.
 pub fn raft_elected() {
     CORE.handles.raft_elections.increment(1);
+}
+
+/// A piece of a snapshot's files went out.
+pub fn raft_files_sent(bytes: usize) {
+    CORE.handles.raft_files_sent.increment(bytes as u64);
+}
+
+/// A piece of a snapshot's files came in.
+pub fn raft_files_received(bytes: usize) {
+    CORE.handles.raft_files_received.increment(bytes as u64);
+}
+
+/// What a compaction of one log did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compacted {
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+    pub kept: u64,
+    pub removed: u64,
+}
+
+/// A log was compacted, as far as it went.
+pub fn compacted(done: Compacted) {
+    let recorder = &CORE.recorder;
+    counter(recorder, &COMPACTION_RUNS, &[]).increment(1);
+    for (metric, labels, by) in [
+        (&COMPACTION_READ_BYTES, &[][..], done.bytes_read),
+        (&COMPACTION_WRITTEN_BYTES, &[], done.bytes_written),
+        (&COMPACTION_RECORDS, &["kept"], done.kept),
+        (&COMPACTION_RECORDS, &["removed"], done.removed),
+    ] {
+        counter(recorder, metric, labels).increment(by);
+    }
+}
+
+/// A log could not be compacted.
+pub fn compaction_failed() {
+    counter(&CORE.recorder, &COMPACTION_FAILURES, &[]).increment(1);
+}
+
+/// How much of the dirtiest log is new.
+pub fn set_dirty_ratio(ratio: f64) {
+    gauge(&CORE.recorder, &COMPACTION_DIRTY_RATIO, &[]).set(ratio);
 }
 
 /// An append became durable.

@@ -193,6 +193,43 @@ pub const RAFT_ELECTIONS: Metric = counter(
     &[],
     "times a replica here became leader",
 );
+pub const RAFT_FILES_BYTES: Metric = counter(
+    "logd_raft_snapshot_files_bytes_total",
+    &["way"],
+    "bytes of segment files sent with snapshots, and received",
+);
+
+// Compaction.
+pub const COMPACTION_RUNS: Metric = counter(
+    "logd_compaction_runs_total",
+    &[],
+    "times a log was compacted, wholly or in part",
+);
+pub const COMPACTION_FAILURES: Metric = counter(
+    "logd_compaction_failures_total",
+    &[],
+    "times a log could not be compacted and was set aside",
+);
+pub const COMPACTION_READ_BYTES: Metric = counter(
+    "logd_compaction_read_bytes_total",
+    &[],
+    "bytes of batches that compaction read",
+);
+pub const COMPACTION_WRITTEN_BYTES: Metric = counter(
+    "logd_compaction_written_bytes_total",
+    &[],
+    "bytes of batches that compaction wrote",
+);
+pub const COMPACTION_RECORDS: Metric = counter(
+    "logd_compaction_records_total",
+    &["fate"],
+    "records that compaction kept and removed",
+);
+pub const COMPACTION_DIRTY_RATIO: Metric = gauge(
+    "logd_compaction_dirty_ratio_max",
+    &[],
+    "of all compacted logs here, the largest part that is new since its last compaction",
+);
 
 // Storage.
 pub const STORAGE_COMMIT_SECONDS: Metric = histogram(
@@ -305,6 +342,13 @@ pub const TABLE: &[Metric] = &[
     RAFT_PROPOSALS,
     RAFT_COMMIT_SECONDS,
     RAFT_ELECTIONS,
+    RAFT_FILES_BYTES,
+    COMPACTION_RUNS,
+    COMPACTION_FAILURES,
+    COMPACTION_READ_BYTES,
+    COMPACTION_WRITTEN_BYTES,
+    COMPACTION_RECORDS,
+    COMPACTION_DIRTY_RATIO,
     STORAGE_COMMIT_SECONDS,
     STORAGE_SYNC_SECONDS,
     STORAGE_COMMITS,

@@ -19,6 +19,9 @@ fn observe_all() -> (OpenConnection, Arc<TopicTraffic>) {
     raft_proposed();
     raft_committed(Duration::from_millis(1));
     raft_elected();
+    compacted(Compacted::default());
+    compaction_failed();
+    set_dirty_ratio(0.25);
     storage_committed(Duration::from_millis(1));
     storage_synced(Duration::from_millis(1), 4096);
     group_rebalanced();

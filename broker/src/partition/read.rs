@@ -147,18 +147,22 @@ impl Partition {
         if offset >= limit {
             return Ok(Vec::new());
         }
-        let plan = self
-            .log
-            .read(offset, limit, max_bytes, at_least_one)
-            .map_err(|e| ReadError::Storage(e.to_string()))?;
-        if plan.resident {
-            return Ok(plan.slices);
+        let storage = |why: String| ReadError::Storage(why);
+        let mut again = true;
+        loop {
+            let plan = self.log.read(offset, limit, max_bytes, at_least_one);
+            let plan = plan.map_err(|e| storage(e.to_string()))?;
+            if plan.resident {
+                return Ok(plan.slices);
+            }
+            let warm = move || plan.warm().map(|()| plan.slices);
+            let warmed = off_the_loop(warm).await;
+            match warmed.map_err(|e| storage(e.to_string()))? {
+                // Its segment was compacted between the plan and the look at it: once, if ever.
+                Err(logd_storage::ReadError::Moved { .. }) if again => again = false,
+                other => return other.map_err(|e| storage(e.to_string())),
+            }
         }
-        let warm = move || plan.warm().map(|()| plan.slices);
-        let warmed = off_the_loop(warm).await;
-        warmed
-            .map_err(|e| ReadError::Storage(e.to_string()))?
-            .map_err(|e| ReadError::Storage(e.to_string()))
     }
 
     /// Where an epoch ends, for a client that looks for where its log and ours part (KIP-101, KIP-320).

@@ -34,6 +34,8 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 pub struct Progress {
     high_watermark: watch::Sender<i64>,
     log_start: AtomicI64,
+    /// What lies below is to be compacted, and goes below the snapshot for it.
+    cleanable: AtomicI64,
     /// Batches that wait for others to be committed.
     lines: Arc<Lines>,
 }
@@ -44,6 +46,7 @@ impl Progress {
             lines,
             high_watermark: watch::channel(0).0,
             log_start: AtomicI64::new(0),
+            cleanable: AtomicI64::new(0),
         })
     }
 
@@ -53,6 +56,11 @@ impl Progress {
 
     pub fn log_start(&self) -> i64 {
         self.log_start.load(Ordering::Acquire)
+    }
+
+    /// Lets the snapshot move up to an offset.
+    pub fn clean_up_to(&self, offset: i64) {
+        self.cleanable.fetch_max(offset, Ordering::AcqRel);
     }
 
     pub fn watch(&self) -> watch::Receiver<i64> {
@@ -88,6 +96,8 @@ impl Replica {
         clock: Clock,
         producer_expiration_ms: i64,
     ) -> Self {
+        // Whatever the log start does not forbid is worth keeping, entry or not.
+        log.set_floor(0);
         Self {
             log,
             progress,
@@ -147,10 +157,15 @@ impl Replica {
                 "a log-start command of less than 8 bytes",
             )
         })?;
-        self.progress.log_start.fetch_max(to, Ordering::AcqRel);
+        self.raise_log_start(to);
         self.producers
             .expire((self.clock)(), self.producer_expiration_ms);
         Ok(())
+    }
+
+    fn raise_log_start(&self, to: i64) {
+        self.progress.log_start.fetch_max(to, Ordering::AcqRel);
+        self.log.set_floor(self.progress.log_start());
     }
 }
 
@@ -184,20 +199,19 @@ impl Apply for Replica {
     fn restore(&mut self, state: Bytes, _applied: Option<EntryId>) -> io::Result<()> {
         let (high_watermark, log_start, producers) = decode(state)?;
         self.producers = producers;
-        self.progress
-            .log_start
-            .fetch_max(log_start, Ordering::AcqRel);
+        self.raise_log_start(log_start);
         self.progress.advance(high_watermark);
         Ok(())
     }
 
-    /// The end of the last segment that lies wholly below the log start.
+    /// The end of the last segment that lies wholly below the log start, or is to be compacted.
     fn snapshot_point(&self) -> Option<EntryId> {
-        let start = self.progress.log_start();
+        let cleanable = self.progress.cleanable.load(Ordering::Acquire);
+        let upto = self.progress.log_start().max(cleanable);
         self.log
             .segments()
             .iter()
-            .take_while(|s| s.next_offset <= start && s.sealed)
+            .take_while(|s| s.next_offset <= upto && s.sealed)
             .last()
             .map(|s| s.last)
     }
@@ -206,7 +220,7 @@ impl Apply for Replica {
         let end = self
             .log
             .entry_row(point.index + 1)
-            .map_or(self.progress.log_start(), |row| row.base_offset);
+            .map_or_else(|| self.log.bounds().end_offset, |row| row.base_offset);
         encode(end, self.progress.log_start(), &self.producers.as_of(end))
     }
 }

@@ -34,7 +34,24 @@ impl Partition {
         if self.leadership().serving {
             self.expire(now_ms).await?;
         }
-        self.group.compact().await
+        self.group.compact().await?;
+        self.drop_below_log_start();
+        Ok(())
+    }
+
+    /// Files below the log start that are no entries any more: nobody else needs to know.
+    fn drop_below_log_start(&self) {
+        let done = |result: std::io::Result<()>| {
+            if let Err(error) = result {
+                warn!(%error, "dropping old segments");
+            }
+        };
+        match self.log.drop_below_floor(Box::new(done)) {
+            Ok(_) => {}
+            Err(error) => {
+                warn!(topic = self.topic, partition = self.index, %error, "old segments stay");
+            }
+        }
     }
 
     async fn expire(&self, now_ms: i64) -> Result<(), ProposeError> {

@@ -4,6 +4,7 @@
 //! after damaged replicas goes on from there. Not here: mending.
 
 use super::{Partition, Registry};
+use logd_storage::{BaseSegment, ReadError};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::warn;
@@ -28,6 +29,28 @@ pub async fn keep(registry: Arc<Registry>, bytes_per_second: u64) {
 }
 
 async fn scrub(partition: &Arc<Partition>, bytes_per_second: u64) {
+    let pause = |bytes: usize| {
+        tokio::time::sleep(Duration::from_secs_f64(
+            bytes as f64 / bytes_per_second as f64,
+        ))
+    };
+    for segment in partition.log.base_segments() {
+        let mut from = Some(0);
+        while let Some(row) = from {
+            let reading = segment.clone();
+            let read = tokio::task::spawn_blocking(move || read_below(&reading, row)).await;
+            let Ok(read) = read else { return };
+            match read {
+                Ok((after, bytes)) => {
+                    from = after;
+                    pause(bytes).await;
+                }
+                // It was compacted or dropped since.
+                Err(ReadError::Moved { .. }) => from = None,
+                Err(error) => return tell(partition, &error),
+            }
+        }
+    }
     let mut next = partition.log.bounds().first_index;
     loop {
         let reading = partition.clone();
@@ -36,11 +59,25 @@ async fn scrub(partition: &Arc<Partition>, bytes_per_second: u64) {
             return;
         };
         next = after;
-        tokio::time::sleep(Duration::from_secs_f64(
-            bytes as f64 / bytes_per_second as f64,
-        ))
-        .await;
+        pause(bytes).await;
     }
+}
+
+fn tell(partition: &Partition, error: &ReadError) {
+    warn!(topic = partition.topic(), partition = partition.index(), %error, "scrubbing found what cannot be read");
+}
+
+/// Reads one piece of a segment that is no part of the Raft log any more: the row behind it, if there is one,
+/// and its size.
+fn read_below(segment: &BaseSegment, from: u64) -> Result<(Option<u64>, usize), ReadError> {
+    let mut bytes = 0;
+    for (row, entry) in (from..).zip(segment.entries_from(from)?) {
+        if bytes >= PIECE_BYTES {
+            return Ok((Some(row), bytes));
+        }
+        bytes += entry?.1.len();
+    }
+    Ok((None, bytes))
 }
 
 /// Reads one piece of sealed entries; the index behind it, and its size. `None` at the end, or at damage.
@@ -57,9 +94,9 @@ fn read_piece(partition: &Partition, from: u64) -> Option<(u64, usize)> {
             Some((entries.last()?.id.index + 1, bytes))
         }
         // Retention may have taken it meanwhile.
-        Err(logd_storage::ReadError::Purged { first, .. }) => Some((first, 0)),
+        Err(ReadError::Purged { first, .. }) => Some((first, 0)),
         Err(error) => {
-            warn!(topic = partition.topic(), partition = partition.index(), %error, "scrubbing found what cannot be read");
+            tell(partition, &error);
             None
         }
     }

@@ -197,7 +197,7 @@ fn is_bulk(body: &Body) -> bool {
     };
     match &message.kind {
         Some(Kind::Append(append)) => message.in_order || !append.entries.is_empty(),
-        Some(Kind::Snapshot(_)) => true,
+        Some(Kind::Snapshot(_) | Kind::Offer(_) | Kind::Piece(_)) => true,
         _ => false,
     }
 }

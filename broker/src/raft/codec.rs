@@ -86,31 +86,59 @@ pub(super) fn decode_membership(bytes: &[u8]) -> Result<Membership, CodecError> 
 pub(super) struct Image {
     pub applied: Option<LogId>,
     pub membership: StoredMembership,
+    /// As of the last snapshot's point.
+    pub below: StoredMembership,
     pub owner: Bytes,
 }
 
-/// `applied | membership's id | membership length u32 | membership | owner's state`; an id is `present u8, term u64, index u64`.
+/// Of a membership's length: another one, that of the snapshot's point, follows. Older versions wrote one alone.
+const ANOTHER: u32 = 1 << 31;
+
+/// `applied | one or two memberships | owner's state`. A membership is `its id | length u32 | bytes`, an id is
+/// `present u8, term u64, index u64`.
 pub(super) fn encode_image(image: &Image) -> Result<Bytes, CodecError> {
-    let membership = encode_membership(image.membership.membership())?;
-    let mut out = BytesMut::with_capacity(2 * 17 + 4 + membership.len() + image.owner.len());
+    let mut out = BytesMut::with_capacity(512 + image.owner.len());
     put_id(&mut out, image.applied.as_ref());
-    put_id(&mut out, image.membership.log_id().as_ref());
-    out.put_u32(membership.len() as u32);
-    out.put_slice(&membership);
+    put_membership(&mut out, &image.membership, ANOTHER)?;
+    put_membership(&mut out, &image.below, 0)?;
     out.put_slice(&image.owner);
     Ok(out.freeze())
 }
 
-pub(super) fn decode_image(mut bytes: Bytes) -> Result<Image, CodecError> {
-    let applied = get_id(&mut bytes)?;
-    let membership_id = get_id(&mut bytes)?;
+fn put_membership(
+    out: &mut BytesMut,
+    stored: &StoredMembership,
+    mark: u32,
+) -> Result<(), CodecError> {
+    let membership = encode_membership(stored.membership())?;
+    put_id(out, stored.log_id().as_ref());
+    out.put_u32(membership.len() as u32 | mark);
+    out.put_slice(&membership);
+    Ok(())
+}
+
+/// A membership, and whether another one follows.
+fn get_membership(bytes: &mut Bytes) -> Result<(StoredMembership, bool), CodecError> {
+    let id = get_id(bytes)?;
     at_least("captured state", bytes.len(), 4)?;
-    let length = bytes.get_u32() as usize;
+    let marked = bytes.get_u32();
+    let length = (marked & !ANOTHER) as usize;
     at_least("captured membership", bytes.len(), length)?;
     let membership = decode_membership(&bytes.split_to(length))?;
+    Ok((StoredMembership::new(id, membership), marked & ANOTHER != 0))
+}
+
+pub(super) fn decode_image(mut bytes: Bytes) -> Result<Image, CodecError> {
+    let applied = get_id(&mut bytes)?;
+    let (membership, another) = get_membership(&mut bytes)?;
+    let below = match another {
+        true => get_membership(&mut bytes)?.0,
+        false => StoredMembership::default(),
+    };
     Ok(Image {
         applied,
-        membership: StoredMembership::new(membership_id, membership),
+        membership,
+        below,
         owner: bytes,
     })
 }
@@ -174,13 +202,14 @@ mod tests {
         .unwrap();
         let image = Image {
             applied: Some(log_id(3, 9)),
-            membership: StoredMembership::new(Some(log_id(1, 0)), members),
+            membership: StoredMembership::new(Some(log_id(1, 5)), members.clone()),
+            below: StoredMembership::new(Some(log_id(1, 0)), members),
             owner: Bytes::from_static(b"mine"),
         };
         let back = decode_image(encode_image(&image).unwrap()).unwrap();
         assert_eq!(
-            (back.applied, back.membership, back.owner),
-            (image.applied, image.membership, image.owner)
+            (back.applied, back.membership, back.below, back.owner),
+            (image.applied, image.membership, image.below, image.owner)
         );
     }
 
@@ -189,6 +218,7 @@ mod tests {
         let image = Image {
             applied: None,
             membership: StoredMembership::default(),
+            below: StoredMembership::default(),
             owner: Bytes::new(),
         };
         let whole = encode_image(&image).unwrap();

@@ -8,7 +8,9 @@
 //! Not here: bytes and sockets, and who may connect at all (`peers`).
 
 use super::candidacy::Candidacy;
+use super::files::{Inbox, Travelling};
 use super::group::{GroupSpec, RoleCell, Timers};
+use super::runtime::off_the_loop;
 use super::state_machine::{Apply, Machine};
 use super::types::{ReplicaId, TypeConfig};
 use super::wire;
@@ -70,6 +72,7 @@ impl Exchange {
         log: Log,
         raft: Raft<TypeConfig, Machine<A>>,
         role: Arc<RoleCell>,
+        inbox: Inbox,
     ) {
         let key = log.key();
         let door = Door {
@@ -80,6 +83,7 @@ impl Exchange {
             timers: spec.timers,
             hears: self.hears.clone(),
             room: spec.client_data.then(|| self.room.clone()),
+            inbox,
         };
         self.groups.write().insert(key, Arc::new(door));
     }
@@ -137,6 +141,7 @@ struct Door<A: Apply> {
     hears: Hears,
     /// For groups of clients' records: on a full disk they wait, what the broker itself needs goes on.
     room: Option<Room>,
+    inbox: Inbox,
 }
 
 impl<A: Apply> Door<A> {
@@ -183,8 +188,10 @@ impl<A: Apply> Member for Door<A> {
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind> {
         match &kind {
             Kind::Append(request) if !request.entries.is_empty() && !self.has_room() => {
-                let why = "the disk has no room for more records";
-                return Box::pin(std::future::ready(Kind::Refused(why.into())));
+                return Box::pin(std::future::ready(Kind::Refused(NO_ROOM.into())));
+            }
+            Kind::Piece(_) if !self.has_room() => {
+                return Box::pin(std::future::ready(Kind::Refused(NO_ROOM.into())));
             }
             Kind::Vote(request) => {
                 if let Some(why) = self.refusal(request) {
@@ -200,12 +207,34 @@ impl<A: Apply> Member for Door<A> {
             }
             _ => {}
         }
-        let raft = self.raft.clone();
-        Box::pin(async move { answer(&raft, kind).await.unwrap_or_else(Kind::Refused) })
+        let (raft, inbox) = (self.raft.clone(), self.inbox.clone());
+        Box::pin(async move {
+            let answer = answer(&raft, inbox, kind).await;
+            answer.unwrap_or_else(Kind::Refused)
+        })
     }
 }
 
-async fn answer<A: Apply>(raft: &Raft<TypeConfig, Machine<A>>, kind: Kind) -> Result<Kind, String> {
+const NO_ROOM: &str = "the disk has no room for more records";
+
+/// A snapshot that has files is of use only with them.
+fn check_files(inbox: &Inbox, request: &rpc::SnapshotRequest) -> Result<(), String> {
+    let travelling = Travelling::decode(&request.state).map_err(|e| e.to_string())?;
+    let last = request.last.filter(|_| travelling.with_files);
+    let Some(upto) = last.map(wire::entry_id_in) else {
+        return Ok(());
+    };
+    if inbox.needs(upto).map_err(|e| e.to_string())? && !inbox.has(upto) {
+        return Err("its files are not here: offer them again".into());
+    }
+    Ok(())
+}
+
+async fn answer<A: Apply>(
+    raft: &Raft<TypeConfig, Machine<A>>,
+    inbox: Inbox,
+    kind: Kind,
+) -> Result<Kind, String> {
     fn said(error: impl std::fmt::Display) -> String {
         error.to_string()
     }
@@ -225,7 +254,16 @@ async fn answer<A: Apply>(raft: &Raft<TypeConfig, Machine<A>>, kind: Kind) -> Re
             };
             Kind::Voted(wire::voted_out(&response.map_err(said)?))
         }
+        Kind::Offer(offer) => {
+            let wanted = off_the_loop(move || inbox.offered(&offer)).await;
+            Kind::Wanted(wanted.map_err(said)??)
+        }
+        Kind::Piece(piece) => {
+            let wanted = off_the_loop(move || inbox.arrived(&piece)).await;
+            Kind::Wanted(wanted.map_err(said)??)
+        }
         Kind::Snapshot(request) => {
+            check_files(&inbox, &request)?;
             let (vote, snapshot) = wire::snapshot_in(request).map_err(said)?;
             let response = raft.install_full_snapshot(vote, snapshot).await;
             let vote = Some(wire::vote_out(&response.map_err(said)?.vote));
@@ -241,6 +279,7 @@ async fn answer<A: Apply>(raft: &Raft<TypeConfig, Machine<A>>, kind: Kind) -> Re
         | Kind::Voted(_)
         | Kind::SnapshotTaken(_)
         | Kind::Transferred(_)
+        | Kind::Wanted(_)
         | Kind::Refused(_) => return Err("an answer to nothing that was asked".into()),
     })
 }

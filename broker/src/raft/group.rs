@@ -4,10 +4,10 @@
 //! blank of its term), so nobody serves before the entries of earlier terms are known to be committed.
 
 use super::exchange::Exchange;
-use super::log_store::LogStore;
+use super::log_store::{LogStore, durable};
 use super::mutants::restores_leaders;
 use super::network::{Network, Transport};
-use super::state_machine::{Apply, Machine};
+use super::state_machine::{Apply, Machine, entry_id};
 use super::throttle::Throttle;
 use super::types::{Outcome, Proposal, RaftVote, ReplicaId, Stamp, TypeConfig};
 use crate::metrics;
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -293,6 +294,7 @@ impl<A: Apply> Group<A> {
             exchange: spec.links.exchange.clone(),
             throttle: spec.links.throttle.clone(),
             candidacy: spec.links.exchange.candidacy(role.clone(), log.clone()),
+            log: log.clone(),
         };
         let raft = Raft::new(spec.replica, config, network, store, machine.clone())
             .await
@@ -301,7 +303,8 @@ impl<A: Apply> Group<A> {
         let up = raft.with_raft_state(|_| ()).await;
         up.map_err(|e| raft_error(e.to_string()))?;
         let exchange = spec.links.exchange.clone();
-        exchange.open(&spec, log, raft.clone(), role.clone());
+        let inbox = machine.inbox().clone();
+        exchange.open(&spec, log, raft.clone(), role.clone(), inbox);
         let group = Self {
             name: spec.name.clone(),
             replica: spec.replica,
@@ -428,7 +431,8 @@ impl<A: Apply> Group<A> {
     /// [`ProposeError::Stopped`] if the group's core has ended.
     pub async fn compact(&self) -> Result<(), ProposeError> {
         let stopped = |e: openraft::errors::Fatal<TypeConfig>| ProposeError::Stopped(e.to_string());
-        let Some(point) = self.machine.with(A::snapshot_point) else {
+        self.machine.inbox().sweep();
+        let Some(point) = self.machine.point() else {
             return Ok(());
         };
         self.raft.trigger().snapshot().await.map_err(stopped)?;
@@ -436,7 +440,38 @@ impl<A: Apply> Group<A> {
             .trigger()
             .purge_log(point.index)
             .await
-            .map_err(stopped)
+            .map_err(stopped)?;
+        self.cut_the_rest().await
+    }
+
+    /// A log takes from a purge what lies in its files by then; openraft asks once.
+    async fn cut_the_rest(&self) -> Result<(), ProposeError> {
+        let purged = self.raft.metrics().borrow_watched().purged;
+        let log = self.machine.log();
+        let Some(upto) = purged.as_ref().map(entry_id).filter(|upto| {
+            let cut = log.bounds().purged;
+            cut.is_none_or(|cut| cut.index < upto.index)
+        }) else {
+            return Ok(());
+        };
+        let cut = durable(|done| log.purge_to(upto, done).map_err(io::Error::other)).await;
+        cut.map_err(|e| ProposeError::Stopped(e.to_string()))
+    }
+
+    /// Where the snapshot and the log stand, for whoever waits for them to move.
+    pub fn cut(&self) -> String {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (named, bounds) = (self.machine.point(), self.machine.log().bounds());
+        let [snapshot, purged, applied] =
+            [&metrics.snapshot, &metrics.purged, &metrics.last_applied]
+                .map(|id| id.as_ref().map(|id| id.index()));
+        format!(
+            "to go to {:?}, the snapshot is at {snapshot:?}, the log cut at {purged:?} (on disk {:?}), \
+             applied up to {applied:?}",
+            named.map(|p| p.index),
+            bounds.purged.map(|p| p.index),
+        )
     }
 
     /// Why the group's core ended, if it did.

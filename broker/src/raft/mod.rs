@@ -9,6 +9,7 @@
 mod candidacy;
 mod codec;
 mod exchange;
+mod files;
 mod group;
 mod leadership;
 mod log_store;
@@ -21,6 +22,8 @@ mod throttle;
 mod types;
 mod wire;
 
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod suite_tests;
 

@@ -9,6 +9,7 @@
 
 use super::candidacy::Candidacy;
 use super::exchange::Exchange;
+use super::files::{self, SendError, Travelling};
 use super::throttle::Throttle;
 use super::types::{LogId, Payload, RaftEntry, RaftVote, ReplicaId, TypeConfig};
 use super::wire::{self, WireError};
@@ -17,7 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, Stream, StreamExt};
 use logd_proto::rpc::v1::GroupMessage;
 use logd_proto::rpc::v1::group_message::Kind;
-use logd_storage::LogKey;
+use logd_storage::{EntryId, Log, LogKey};
 use openraft::alias::SnapshotOf;
 use openraft::entry::RaftEntry as _;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -38,7 +39,7 @@ const APPEND_DEADLINE: Duration = Duration::from_secs(10);
 /// Appends that are on their way to one replica of one group at most; each is a megabyte or one batch.
 const IN_A_ROW: usize = 4;
 
-/// How long a snapshot may take: it is small (a partition's state), but its disk may be slow.
+/// How long a snapshot's state, or a piece of its files, may take: it is small, but its disk may be slow.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// An unreachable peer is tried again this often; connecting again is the transport's business, so
@@ -89,6 +90,7 @@ pub(super) struct Network {
     pub candidacy: Candidacy,
     pub exchange: Exchange,
     pub throttle: Throttle,
+    pub log: Log,
 }
 
 type Replies<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
@@ -100,6 +102,7 @@ pub(super) struct Peer {
     candidacy: Candidacy,
     exchange: Exchange,
     throttle: Throttle,
+    log: Log,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -113,6 +116,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             candidacy: self.candidacy.clone(),
             exchange: self.exchange.clone(),
             throttle: self.throttle.clone(),
+            log: self.log.clone(),
         }
     }
 }
@@ -273,18 +277,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let request = wire::snapshot_out(&vote, snapshot)
-            .map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
-        let answer = tokio::select! {
-            answer = self.call(Kind::Snapshot(request), SNAPSHOT_DEADLINE) => answer,
-            closed = cancel => return Err(StreamingError::Closed(closed)),
-        };
-        match answer {
-            Ok(Kind::SnapshotTaken(response)) => wire::vote_in(response.vote)
-                .map(SnapshotResponse::new)
-                .map_err(|e| StreamingError::Network(NetworkError::new(&e))),
-            Ok(other) => Err(as_streaming(self.unexpected(&other))),
-            Err(error) => Err(as_streaming(error)),
+        tokio::select! {
+            sent = self.send_snapshot(&vote, snapshot) => sent.map_err(as_streaming),
+            closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }
 
@@ -310,6 +305,49 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 }
 
 impl Peer {
+    /// The files first, then what they belong to.
+    async fn send_snapshot(
+        &self,
+        vote: &RaftVote,
+        mut snapshot: SnapshotOf<TypeConfig, Bytes>,
+    ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if let Some(last) = snapshot.meta.last_log_id.as_ref() {
+            let upto = EntryId {
+                term: last.committed_leader_id().term,
+                index: last.index(),
+            };
+            let mut travelling = Travelling::decode(&snapshot.snapshot)
+                .map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
+            let call = |kind| -> BoxFuture<'_, _> {
+                let message = self.message(kind, false);
+                self.transport.call(message, SNAPSHOT_DEADLINE)
+            };
+            let pace = |bytes| -> BoxFuture<'_, ()> {
+                if self.exchange.votes(&self.key, self.to) {
+                    return Box::pin(std::future::ready(()));
+                }
+                Box::pin(self.throttle.take(bytes))
+            };
+            let log = self.log.clone();
+            let sent = files::send(log, upto, travelling.next_offset, call, pace).await;
+            travelling.with_files = sent.map_err(|error| match error {
+                SendError::Call(error) => failed(error),
+                other => RPCError::Network(NetworkError::new(&other)),
+            })?;
+            snapshot.snapshot = travelling.encode();
+        }
+        let request = wire::snapshot_out(vote, snapshot).map_err(not_understood)?;
+        match self
+            .call(Kind::Snapshot(request), SNAPSHOT_DEADLINE)
+            .await?
+        {
+            Kind::SnapshotTaken(response) => wire::vote_in(response.vote)
+                .map(SnapshotResponse::new)
+                .map_err(not_understood),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     async fn ask_vote(
         &self,
         request: VoteRequest<TypeConfig>,

@@ -5,9 +5,10 @@
 //! A snapshot is not made at last-applied but at the point the owner names (the end of what
 //! retention has dropped); its payload is the owner's state.
 
-use super::codec::{Image, decode_image, encode_image};
+use super::codec::{Image, decode_image, decode_membership, encode_image};
+use super::files::{Inbox, Travelling};
 use super::group::RoleCell;
-use super::log_store::durable;
+use super::log_store::{MEMBERSHIP, durable};
 use super::types::{
     EntryKind, LogId, Outcome, Payload, Proposal, StoredMembership, TypeConfig, log_id,
 };
@@ -66,6 +67,8 @@ struct Inner<A> {
     owner: A,
     applied: Option<LogId>,
     membership: StoredMembership,
+    /// As of the last snapshot's point: what named the members then is no entry any more.
+    below: StoredMembership,
     /// The last one built or installed in this process; after a restart it is made again when asked for.
     current: Option<(SnapshotMetaOf<TypeConfig>, Bytes)>,
 }
@@ -74,6 +77,7 @@ pub(super) struct Machine<A> {
     inner: Arc<Mutex<Inner<A>>>,
     log: Log,
     role: Arc<RoleCell>,
+    inbox: Inbox,
 }
 
 impl<A> Clone for Machine<A> {
@@ -82,6 +86,7 @@ impl<A> Clone for Machine<A> {
             inner: self.inner.clone(),
             log: self.log.clone(),
             role: self.role.clone(),
+            inbox: self.inbox.clone(),
         }
     }
 }
@@ -91,20 +96,23 @@ impl<A: Apply> Machine<A> {
     pub fn open(mut owner: A, log: Log, role: Arc<RoleCell>) -> io::Result<Self> {
         let mut applied = None;
         let mut membership = StoredMembership::default();
+        let mut below = StoredMembership::default();
         if let Some(captured) = log.recovered_state() {
             let image = decode_image(captured.state)?;
             owner.restore(image.owner, image.applied.as_ref().map(entry_id))?;
-            (applied, membership) = (image.applied, image.membership);
+            (applied, membership, below) = (image.applied, image.membership, image.below);
         }
         let machine = Self {
             inner: Arc::new(Mutex::new(Inner {
                 owner,
                 applied,
                 membership,
+                below,
                 current: None,
             })),
             log: log.clone(),
             role,
+            inbox: Inbox::new(log.clone()),
         };
         log.set_state_source(Arc::new(Source(machine.inner.clone())));
         Ok(machine)
@@ -112,6 +120,15 @@ impl<A: Apply> Machine<A> {
 
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// The owner's snapshot point, once it is applied.
+    pub fn point(&self) -> Option<EntryId> {
+        self.inner.lock().point()
     }
 
     pub fn with<T>(&self, f: impl FnOnce(&A) -> T) -> T {
@@ -149,48 +166,70 @@ impl<A: Apply> Machine<A> {
         }
     }
 
+    /// The members as of an applied entry: a snapshot must not tell of what lies behind it.
+    fn membership_at(&self, inner: &Inner<A>, point: EntryId) -> StoredMembership {
+        let is_older = |m: &StoredMembership| {
+            m.log_id()
+                .as_ref()
+                .map(entry_id)
+                .is_none_or(|id| id.index <= point.index)
+        };
+        if is_older(&inner.membership) {
+            return inner.membership.clone();
+        }
+        let entry = self.log.last_control(MEMBERSHIP, point.index);
+        let named = entry.and_then(|(id, body)| {
+            let membership = decode_membership(&body).ok()?;
+            let id = log_id(id.term, id.index);
+            Some(StoredMembership::new(Some(id), membership))
+        });
+        match named {
+            Some(named) => named,
+            None if inner.below.log_id().is_some() && is_older(&inner.below) => inner.below.clone(),
+            // An older version's checkpoint does not say. The newest is committed, too.
+            None => inner.membership.clone(),
+        }
+    }
+
     /// A snapshot at the owner's point; at the last applied entry if the owner names none.
     fn snapshot(&self) -> SnapshotOf<TypeConfig, Bytes> {
         let mut inner = self.inner.lock();
         let applied = inner.applied.as_ref().map(entry_id);
-        let named = inner.owner.snapshot_point().max(self.log.bounds().purged);
-        // A membership newer than the point would travel with a state that is older than it.
-        let membership = inner.membership.log_id().as_ref().map(entry_id);
-        let point = if named.is_some() && membership <= named {
-            named
-        } else {
-            applied
-        };
+        let point = inner.point().max(self.log.bounds().purged).or(applied);
         let snapshot = point.map_or_else(Bytes::new, |point| {
             let state = if point == applied.unwrap_or(point) {
                 inner.owner.capture()
             } else {
                 inner.owner.snapshot_at(point)
             };
-            join_snapshot(self.offset_after(point), &state)
+            let travelling = Travelling {
+                with_files: false,
+                next_offset: self.offset_after(point),
+                state,
+            };
+            travelling.encode()
         });
+        if let Some(point) = point {
+            inner.below = self.membership_at(&inner, point);
+        }
         let meta = SnapshotMetaOf::<TypeConfig> {
             last_log_id: point.map(|p| log_id(p.term, p.index)),
-            last_membership: inner.membership.clone(),
+            last_membership: inner.below.clone(),
         };
         inner.current = Some((meta.clone(), snapshot.clone()));
         Snapshot { meta, snapshot }
     }
 }
 
-/// A snapshot as it travels: `offset of the first entry behind it i64 | the owner's state`.
-fn join_snapshot(next_offset: i64, state: &Bytes) -> Bytes {
-    [&next_offset.to_be_bytes()[..], state].concat().into()
+impl<A: Apply> Inner<A> {
+    fn point(&self) -> Option<EntryId> {
+        let applied = self.applied.as_ref().map(entry_id);
+        let point = self.owner.snapshot_point();
+        point.filter(|p| applied.is_some_and(|a| p.index <= a.index))
+    }
 }
 
-fn split_snapshot(snapshot: &Bytes) -> io::Result<(i64, Bytes)> {
-    let (offset, _) = snapshot.split_first_chunk::<8>().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "a snapshot without its offset")
-    })?;
-    Ok((i64::from_be_bytes(*offset), snapshot.slice(8..)))
-}
-
-fn entry_id(id: &LogId) -> EntryId {
+pub(super) fn entry_id(id: &LogId) -> EntryId {
     EntryId {
         term: id.committed_leader_id().term,
         index: id.index(),
@@ -231,6 +270,7 @@ impl<A: Apply> StateSource for Source<A> {
         let image = Image {
             applied: Some(applied),
             membership: inner.membership.clone(),
+            below: inner.below.clone(),
             owner: inner.owner.capture(),
         };
         match encode_image(&image) {
@@ -284,17 +324,26 @@ impl<A: Apply> RaftStateMachine<TypeConfig> for Machine<A> {
     ) -> Result<(), io::Error> {
         let upto = meta.last_log_id.as_ref().map(entry_id);
         let upto = upto.ok_or_else(|| io::Error::other("a snapshot of nothing"))?;
-        let (next_offset, state) = split_snapshot(&snapshot)?;
+        let Travelling {
+            with_files,
+            next_offset,
+            state,
+        } = Travelling::decode(&snapshot)?;
         let image = Image {
             applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
+            below: meta.last_membership.clone(),
             owner: state.clone(),
         };
         let image = encode_image(&image)?;
+        let files = self.inbox.take(upto);
+        if with_files && files.is_none() && self.inbox.needs(upto).map_err(io::Error::other)? {
+            return Err(io::Error::other("a snapshot without its files"));
+        }
         // The log first: a crash between the two finds the new state with the log that fits it.
         durable(|done| {
             self.log
-                .install_snapshot(upto, next_offset, image, done)
+                .install_snapshot(upto, next_offset, image, files, done)
                 .map_err(io::Error::other)
         })
         .await?;
@@ -305,6 +354,7 @@ impl<A: Apply> RaftStateMachine<TypeConfig> for Machine<A> {
             .restore(state, meta.last_log_id.as_ref().map(entry_id))?;
         inner.applied = meta.last_log_id;
         inner.membership = meta.last_membership.clone();
+        inner.below = meta.last_membership.clone();
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::types::{
 };
 use bytes::Bytes;
 use logd_proto::rpc::v1::{self as rpc, append_response::Outcome};
+use logd_storage::EntryId;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::entry::RaftEntry as _;
 use openraft::raft::{
@@ -54,6 +55,13 @@ pub(super) fn id_out(id: &LogId) -> rpc::LogId {
     rpc::LogId {
         term: id.committed_leader_id().term,
         index: id.index(),
+    }
+}
+
+pub(super) fn entry_id_in(id: rpc::LogId) -> EntryId {
+    EntryId {
+        term: id.term,
+        index: id.index,
     }
 }
 

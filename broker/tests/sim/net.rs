@@ -261,6 +261,9 @@ fn describe_kind(kind: &Kind) -> String {
         Kind::SnapshotTaken(r) => format!("snapshot taken {}", vote(&r.vote)),
         Kind::Transfer(_) => "transfer".into(),
         Kind::Transferred(r) => format!("transferred {:?}", r.refused),
+        Kind::Offer(r) => format!("offer at {}, {} bytes", id(&r.last), r.files.len()),
+        Kind::Piece(r) => format!("piece of {}: {:?} +{}", id(&r.last), r.at, r.bytes.len()),
+        Kind::Wanted(r) => format!("wanted {:?}", r.next),
         Kind::Refused(why) => format!("refused: {why}"),
     }
 }

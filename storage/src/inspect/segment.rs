@@ -5,7 +5,7 @@
 
 use super::Finding;
 use crate::LogKey;
-use crate::ledger::{LedgerHeader, ROW_BYTES, Row, row_seed};
+use crate::ledger::{Layout, LedgerHeader, ROW_BYTES, Row, row_seed};
 use crate::vfs::{Open, Vfs, VfsFile};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ pub struct SegmentReader {
     pub key: LogKey,
     pub base_offset: i64,
     pub base_index: u64,
+    pub(super) layout: Layout,
     pub log_path: PathBuf,
     pub ledger_path: PathBuf,
     /// Lengths of the files: space taken ahead included.
@@ -75,6 +76,7 @@ impl SegmentReader {
             key: header.key,
             base_offset: header.base_offset,
             base_index: header.base_index,
+            layout: header.layout,
             log_path,
             ledger_path,
             log_bytes,
@@ -105,12 +107,12 @@ impl SegmentReader {
             piece
                 .get(inside..inside + ROW_BYTES)
                 .and_then(|bytes| Row::decode(bytes, seed))
-                .filter(|row| row.index == self.base_index + ordinal)
+                .filter(|row| self.layout.allows(self.base_index, ordinal, row.index))
                 .map(|row| SegmentRow { row, at })
                 .ok_or_else(|| {
                     let what = format!(
-                        "the row of entry {} does not match its checksum",
-                        self.base_index + ordinal
+                        "row {ordinal} of the segment that begins with entry {} does not match its checksum",
+                        self.base_index
                     );
                     Finding::damage(&self.ledger_path, at, what)
                 })

@@ -6,7 +6,7 @@
 
 use super::{Change, Directory, Finding, LogImage, SegmentImage, SegmentReader};
 use crate::group::Operation;
-use crate::ledger::Row;
+use crate::ledger::{Layout, Row};
 use crate::wal::Position;
 use crate::wal_reader::{Chain, WalFiles};
 use crate::{EntryId, Kind, LogKey};
@@ -49,10 +49,19 @@ struct Gone {
     all: bool,
     upto: Option<u64>,
     after: Option<u64>,
+    /// Up to here segments became the base's: those without records went.
+    settled: Option<u64>,
+    /// Below this offset nothing of the base stays.
+    floor: Option<i64>,
+    /// First and last index of what was put in a new segment.
+    rewritten: Vec<(u64, u64)>,
+    /// The new segments that no later operation takes away again.
+    new: Vec<SegmentImage>,
 }
 
 impl Gone {
     fn add(&mut self, change: &Change) {
+        self.new.retain(|segment| !takes_away(change, segment));
         match change {
             Change::Delete
             | Change::Truncate { keep: None, .. }
@@ -66,14 +75,64 @@ impl Gone {
             Change::Purge { upto, .. } | Change::Snapshot { upto, .. } => {
                 self.upto = self.upto.max(Some(upto.index));
             }
-            Change::Entry { .. } | Change::Vote(_) => {}
+            Change::Rewrite(Some(new)) => {
+                self.rewritten.push((new.base_index, new.last.index));
+                self.new.push(new.clone());
+            }
+            Change::Settle { upto, floor } => {
+                self.settled = self.settled.max(upto.map(|u| u.index));
+                self.floor = self.floor.max(Some(*floor));
+            }
+            Change::Replace { base, .. } => {
+                self.all = true;
+                self.new.extend(base.iter().flatten().cloned());
+            }
+            Change::Rewrite(None)
+            | Change::Entry { .. }
+            | Change::Vote(_)
+            | Change::Capture { .. } => {}
         }
     }
 
     fn takes(&self, segment: &SegmentImage) -> bool {
+        if self.new.iter().any(|new| new.id == segment.id) {
+            return false;
+        }
         self.all
             || self.upto.is_some_and(|upto| segment.last.index <= upto)
             || self.after.is_some_and(|after| segment.base_index > after)
+            || self.settled.is_some_and(|upto| {
+                segment.last.index <= upto && segment.next_offset == segment.base_offset
+            })
+            || self.floor.is_some_and(|floor| segment.next_offset <= floor)
+            || self.rewritten.iter().any(|(first, last)| {
+                (*first..=*last).contains(&segment.base_index) && segment.last.index <= *last
+            })
+    }
+}
+
+/// True if nothing of a segment of the base is left after a change.
+fn takes_away(change: &Change, segment: &SegmentImage) -> bool {
+    match change {
+        Change::Delete
+        | Change::Replace { .. }
+        | Change::Snapshot {
+            replaces: Some(true),
+            ..
+        } => true,
+        Change::Settle { floor, .. } => segment.next_offset <= *floor,
+        Change::Purge { upto, .. } | Change::Snapshot { upto, .. } => {
+            segment.last.index <= upto.index
+        }
+        Change::Rewrite(Some(new)) => {
+            (new.base_index..=new.last.index).contains(&segment.base_index)
+        }
+        // The base is never truncated.
+        Change::Truncate { .. }
+        | Change::Rewrite(None)
+        | Change::Entry { .. }
+        | Change::Vote(_)
+        | Change::Capture { .. } => false,
     }
 }
 
@@ -144,10 +203,12 @@ impl Verifier<'_> {
                     break;
                 };
                 self.log(&image);
-                let files = image.segments.iter().map(|s| self.ledger_path(&image, s));
+                let files = image.base.iter().chain(&image.segments);
+                let files = files.map(|s| self.ledger_path(&image, s));
                 known.insert(image.key, files.collect::<HashSet<PathBuf>>());
             }
         }
+        self.rewritten();
         if checkpoint.is_some() {
             self.strangers(&known);
         }
@@ -198,9 +259,17 @@ impl Verifier<'_> {
     fn operation(&mut self, key: LogKey, operation: Operation, path: &Path, position: u64) {
         self.spoken_of.insert(key);
         let change = Change::from(operation);
+        if matches!(
+            change,
+            Change::Rewrite(None) | Change::Replace { base: None, .. }
+        ) {
+            let what = format!("log {key}: an operation that names segments does not decode");
+            (self.tell)(Finding::damage(path, position, what));
+        }
         self.gone.entry(key).or_default().add(&change);
         if let Change::Entry { row, payload, .. } = change
             && row.kind == Kind::Data
+            && row.length > 0
         {
             self.payload(&Payload {
                 key,
@@ -228,10 +297,40 @@ impl Verifier<'_> {
         ))
     }
 
+    /// Segments that operations behind the checkpoint have put in the place of others.
+    fn rewritten(&mut self) {
+        let logs: Vec<_> = self.gone.iter().map(|(k, g)| (*k, g.new.clone())).collect();
+        for (key, segments) in logs {
+            for segment in segments {
+                // What its control entries say is in the write-ahead log, or was looked at with the checkpoint.
+                let image = LogImage {
+                    purged: Some(segment.last),
+                    ..LogImage::of(key)
+                };
+                self.segment(&image, &segment);
+            }
+        }
+    }
+
     fn log(&mut self, image: &LogImage) {
         self.done.logs += 1;
         let checkpoint = self.dir.root().join(crate::checkpoint::FILE);
         let mut previous: Option<&SegmentImage> = None;
+        for segment in &image.base {
+            let follows = previous.is_none_or(|p| {
+                p.last.index < segment.base_index && p.next_offset <= segment.base_offset
+            });
+            if !follows || image.purged.is_none_or(|p| p.index < segment.last.index) {
+                let what = format!(
+                    "log {}: segment {:016x} has no place in the base",
+                    image.key, segment.id
+                );
+                (self.tell)(Finding::damage(&checkpoint, 0, what));
+            }
+            previous = Some(segment);
+            self.segment(image, segment);
+        }
+        previous = None;
         for segment in &image.segments {
             let follows = previous.is_none_or(|p| {
                 p.base_index + p.rows == segment.base_index && p.next_offset == segment.base_offset
@@ -266,7 +365,10 @@ impl Verifier<'_> {
             return;
         }
         let last = self.rows(image, known, &reader);
-        let whole = last.is_none_or(|row| row.id() == known.last);
+        let whole = last.is_none_or(|row| match reader.layout {
+            Layout::Dense => row.id() == known.last,
+            Layout::Sparse => row.index <= known.last.index,
+        });
         if !whole {
             let what = format!(
                 "the checkpoint says that the last entry is {:?}",
@@ -308,7 +410,7 @@ impl Verifier<'_> {
             };
             let row = found.row;
             self.done.rows += 1;
-            if let Some(what) = next.and_then(|next| next.differs(&row)) {
+            if let Some(what) = next.and_then(|next| next.differs(&row, reader.layout)) {
                 (self.tell)(Finding::damage(&reader.ledger_path, found.at, what));
             }
             next = Some(Next::after(&row));
@@ -392,10 +494,12 @@ impl Next {
         }
     }
 
-    fn differs(&self, row: &Row) -> Option<String> {
-        let follows = row.base_offset == self.offset
-            && row.position == self.position
-            && row.term >= self.id.term;
+    fn differs(&self, row: &Row, layout: Layout) -> Option<String> {
+        let offset_follows = match layout {
+            Layout::Dense => row.base_offset == self.offset,
+            Layout::Sparse => row.base_offset >= self.offset,
+        };
+        let follows = offset_follows && row.position == self.position && row.term >= self.id.term;
         (!follows).then(|| {
             format!(
                 "entry {} of term {} at offset {} and byte {} does not follow the one before it: \

@@ -290,7 +290,7 @@ impl Dump<'_, '_> {
         let known: HashMap<LogKey, Vec<SegmentImage>> = images
             .filter_map(Result::ok)
             .filter(|image| self.wanted(image.key))
-            .map(|image| (image.key, image.segments))
+            .map(|image| (image.key, [image.base, image.segments].concat()))
             .collect();
         for key in self.found(directory.log_folders())?.unwrap_or_default() {
             if !self.wanted(key) {
@@ -386,7 +386,7 @@ fn log_line(image: &LogImage) -> LogLine {
         last: image.last.map(id),
         start_offset: image.start_offset,
         end_offset: image.end_offset,
-        segments: image.segments.len() as u64,
+        segments: (image.base.len() + image.segments.len()) as u64,
         control_entries: image.control.len() as u64,
         vote_bytes: image.vote.as_ref().map(|v| v.len() as u64),
         applied: image.captured.as_ref().map(|c| id(c.applied)),
@@ -426,6 +426,20 @@ fn operation_line(operation: &logd_storage::inspect::WalOperation) -> OperationL
         }
         Change::Purge { upto, start_offset } => ("purge", Some(*upto), *start_offset, 0),
         Change::Delete => ("delete", None, None, 0),
+        Change::Rewrite(new) => (
+            "rewrite",
+            new.as_ref().map(|s| s.last),
+            new.as_ref().map(|s| s.base_offset),
+            new.as_ref().map_or(0, |s| s.bytes as usize),
+        ),
+        Change::Settle { upto, floor } => ("settle", *upto, Some(*floor), 0),
+        Change::Capture { applied, bytes } => ("capture", Some(*applied), None, *bytes),
+        Change::Replace {
+            upto,
+            next_offset,
+            bytes,
+            ..
+        } => ("replace", Some(*upto), Some(*next_offset), *bytes),
         Change::Snapshot {
             upto,
             next_offset,

@@ -7,19 +7,24 @@
     reason = "helpers of tests say what they expect by panicking"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod vector;
 
 use bytes::Bytes;
 use common::{disk_options, key, log_options, open};
 use logd_storage::vfs::{Fault, SimFs};
-use logd_storage::{Disk, Done, Entry, EntryId, Kind, Log, Row, TermStart};
+use logd_storage::{Disk, Done, Entry, EntryId, Kind, Log};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use vector::{Held, Model};
 
 const LOGS: usize = 3;
 /// The first entry of a log may have any index.
 const FIRST_INDEX: [u64; LOGS] = [0, 1, 7];
+/// The one whose purged entries become a base.
+const KEEPS: usize = 2;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -36,6 +41,10 @@ enum Op {
     /// A snapshot up to so many of a hundred, or behind the end.
     Snapshot(usize, usize),
     Roll(usize),
+    /// Drops what of the base lies below so many of a hundred.
+    Floor(usize),
+    /// Writes up to so many segments of the base anew as one, from one of them on; the number picks what stays.
+    Rewrite(usize, usize, u64),
     Delete(usize),
     Pump,
     Checkpoint,
@@ -81,6 +90,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (log.clone(), 0usize..130).prop_map(|(l, n)| Op::Purge(l, n)),
         1 => (log.clone(), 0usize..130).prop_map(|(l, n)| Op::Snapshot(l, n)),
         1 => log.clone().prop_map(Op::Roll),
+        3 => (0usize..60).prop_map(|percent| Op::Purge(KEEPS, percent)),
+        3 => (0usize..4, 1usize..4, any::<u64>())
+            .prop_map(|(from, count, pick)| Op::Rewrite(from, count, pick)),
+        1 => (0usize..60).prop_map(Op::Floor),
         1 => log.prop_map(Op::Delete),
         6 => Just(Op::Pump),
         2 => Just(Op::Checkpoint),
@@ -89,219 +102,6 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::PowerLoss),
         1 => (1u64..40).prop_map(Op::PowerLossSoon),
     ]
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
-    id: EntryId,
-    kind: Kind,
-    base: i64,
-    records: u32,
-    timestamp: i64,
-    payload: Vec<u8>,
-}
-
-impl Held {
-    fn end(&self) -> i64 {
-        self.base + i64::from(self.records)
-    }
-
-    fn data(&self) -> &[u8] {
-        match self.kind {
-            Kind::Data => &self.payload,
-            Kind::Control(_) => &[],
-        }
-    }
-
-    fn is(&self, row: &Row) -> bool {
-        (self.id, self.base, self.records, self.timestamp, self.kind)
-            == (
-                row.id(),
-                row.base_offset,
-                row.records,
-                row.max_timestamp,
-                row.kind,
-            )
-            && row.length as usize == self.data().len()
-    }
-}
-
-/// One log as a vector.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Model {
-    entries: Vec<Held>,
-    purged: Option<EntryId>,
-    start: i64,
-    end: i64,
-    vote: Option<u8>,
-}
-
-impl Model {
-    fn last(&self) -> Option<EntryId> {
-        self.entries.last().map(|e| e.id).or(self.purged)
-    }
-
-    fn first_index(&self) -> u64 {
-        let purged = self.purged.map(|p| p.index + 1);
-        purged.unwrap_or_else(|| self.entries.first().map_or(0, |e| e.id.index))
-    }
-
-    fn purge(&mut self, upto: EntryId) {
-        self.entries.retain(|e| e.id.index > upto.index);
-        self.start = self.entries.first().map_or(self.end, |e| e.base);
-        self.purged = Some(upto);
-    }
-
-    /// The entry so many of a hundred along; `None` behind the last one.
-    fn at(&self, percent: usize) -> Option<&Held> {
-        self.entries.get(self.entries.len() * percent / 100)
-    }
-
-    fn terms(&self) -> Vec<TermStart> {
-        let mut terms: Vec<TermStart> = Vec::new();
-        for e in &self.entries {
-            if terms.last().is_none_or(|t| t.term != e.id.term) {
-                terms.push(TermStart {
-                    term: e.id.term,
-                    index: e.id.index,
-                    offset: e.base,
-                });
-            }
-        }
-        terms
-    }
-
-    /// What is different in the log, if anything is.
-    fn differs(&self, log: &Log) -> Option<String> {
-        let bounds = log.bounds();
-        let ours = (
-            self.purged,
-            self.first_index(),
-            self.last(),
-            self.start,
-            self.end,
-        );
-        let theirs = (
-            bounds.purged,
-            bounds.first_index,
-            bounds.last,
-            bounds.start_offset,
-            bounds.end_offset,
-        );
-        if ours != theirs {
-            return Some(format!("bounds are {theirs:?}, not {ours:?}"));
-        }
-        let is_ours =
-            |id: EntryId| self.purged == Some(id) || self.entries.iter().any(|held| held.id == id);
-        if bounds.durable.is_some_and(|id| !is_ours(id)) {
-            return Some(format!("{:?} is durable, but not present", bounds.durable));
-        }
-        if log.vote().map(|v| v.to_vec()) != self.vote.map(|v| vec![v]) {
-            return Some(format!("the vote is {:?}, not {:?}", log.vote(), self.vote));
-        }
-        if log.terms() != self.terms() {
-            return Some(format!(
-                "terms are {:?}, not {:?}",
-                log.terms(),
-                self.terms()
-            ));
-        }
-        self.differs_by_index(log)
-            .or_else(|| self.differs_by_offset(log))
-            .or_else(|| self.differs_by_time(log))
-    }
-
-    fn differs_by_index(&self, log: &Log) -> Option<String> {
-        let mut next = self.first_index();
-        for held in &self.entries {
-            let Some(row) = log.entry_row(held.id.index).filter(|r| held.is(r)) else {
-                return Some(format!("the row of {held:?}"));
-            };
-            let some = log.entries(next, next + 1, 1).unwrap();
-            let [entry] = &some[..] else {
-                return Some(format!("{} entries at {next}", some.len()));
-            };
-            let payload = [&entry.head[..], &entry.body[..]].concat();
-            if payload != held.payload || entry.id != held.id {
-                return Some(format!("the payload of {row:?}"));
-            }
-            next += 1;
-        }
-        log.entry_row(next)
-            .map(|row| format!("{row:?} is too much"))
-    }
-
-    fn differs_by_offset(&self, log: &Log) -> Option<String> {
-        let outside = [self.start - 1, self.end + 1];
-        if outside
-            .iter()
-            .any(|o| log.read(*o, i64::MAX, 1, true).is_ok())
-        {
-            return Some("it reads outside its offsets".into());
-        }
-        let nowhere = [self.start - 1, self.end];
-        if let Some(row) = nowhere.iter().find_map(|o| log.row_at_offset(*o)) {
-            return Some(format!("{row:?} outside its offsets"));
-        }
-        for (at, held) in self.entries.iter().enumerate() {
-            let rest = &self.entries[at..];
-            for offset in held.base..held.end() {
-                if !log.row_at_offset(offset).is_some_and(|row| held.is(&row)) {
-                    return Some(format!("the row at offset {offset}"));
-                }
-            }
-            if held.records > 0 {
-                let all: Vec<&[u8]> = rest.iter().map(Held::data).collect();
-                let plan = log
-                    .read(held.end() - 1, self.end, usize::MAX, true)
-                    .unwrap();
-                plan.warm().unwrap();
-                if plan.slices.concat() != all.concat() || plan.next_offset != self.end {
-                    return Some(format!("all from offset {}", held.base));
-                }
-                let one = log.read(held.base, self.end, 1, true).unwrap();
-                if one.slices.concat() != held.data() {
-                    return Some(format!("the one at offset {}", held.base));
-                }
-                let limit = held.base + 1;
-                let some = log.read(held.base, limit, usize::MAX, true).unwrap();
-                if some.slices.concat() != held.data() {
-                    return Some(format!("below the limit {limit}"));
-                }
-            }
-        }
-        None
-    }
-
-    fn differs_by_time(&self, log: &Log) -> Option<String> {
-        let with_records = || self.entries.iter().filter(|e| e.records > 0);
-        let middle = (self.start + self.end) / 2;
-        for time in (-1..42).step_by(3) {
-            for from in [self.start, middle] {
-                let ours = with_records().find(|e| e.timestamp >= time && e.end() > from);
-                let theirs = log.row_at_time(time, from);
-                if ours.map(|e| e.id) != theirs.map(|r| r.id()) {
-                    return Some(format!("time {time} from {from}: {theirs:?}, not {ours:?}"));
-                }
-            }
-        }
-        for (from, limit) in [
-            (self.start, self.end),
-            (middle, self.end),
-            (self.start, middle),
-        ] {
-            let inside = with_records().filter(|e| e.end() > from && e.base < limit);
-            let newest = inside.clone().map(|e| e.timestamp).max();
-            let ours = inside.clone().find(|e| Some(e.timestamp) == newest);
-            let theirs = log.row_max_time(from, limit);
-            if ours.map(|e| e.id) != theirs.map(|r| r.id()) {
-                return Some(format!(
-                    "newest of {from}..{limit}: {theirs:?}, not {ours:?}"
-                ));
-            }
-        }
-        None
-    }
 }
 
 /// A log's models since the last acknowledgement, the newest last.
@@ -344,6 +144,7 @@ struct World {
     disk: Option<Disk>,
     lives: Vec<Life>,
     term: u64,
+    floor: i64,
     /// Power is to go soon, or gone: nothing is compared any more, and operations may fail.
     doomed: bool,
 }
@@ -356,6 +157,7 @@ impl World {
             fs,
             lives: (0..LOGS).map(|_| Life::from(Model::default())).collect(),
             term: 1,
+            floor: 0,
             doomed: false,
         }
     }
@@ -366,7 +168,12 @@ impl World {
 
     fn log(&self, n: usize) -> Option<Log> {
         match self.disk().open_log(key(n), log_options()) {
-            Ok(log) => Some(log),
+            Ok(log) => {
+                if n == KEEPS {
+                    log.set_floor(self.floor);
+                }
+                Some(log)
+            }
             Err(e) => {
                 assert!(self.doomed, "a healthy disk opens its logs: {e}");
                 None
@@ -412,6 +219,8 @@ impl World {
                     log.roll();
                 }
             }
+            Op::Floor(percent) => self.raise_floor(percent),
+            Op::Rewrite(from, count, pick) => self.rewrite(from, count, pick),
             Op::Delete(n) => self.delete(n),
             Op::Pump => {
                 self.disk().pump();
@@ -455,10 +264,11 @@ impl World {
 
     fn truncate(&mut self, n: usize, count: usize) {
         let mut model = self.lives[n].now();
+        let begins = model.raft_start();
         let left = model.entries.len().saturating_sub(count);
         model.entries.truncate(left);
         let keep = model.last().map(|l| l.index);
-        model.end = model.entries.last().map_or(model.start, Held::end);
+        model.end = model.entries.last().map_or(begins, Held::end);
         // What comes instead is another leader's.
         self.term += 1;
         self.change(n, model, |log, done| {
@@ -473,9 +283,47 @@ impl World {
             (None, Some(last)) => last.id,
             (None, None) => return,
         };
+        if n == KEEPS {
+            return self.settle(|log, done| log.purge_to(upto, done).map_err(|e| e.to_string()));
+        }
         model.purge(upto);
         self.change(n, model, |log, done| {
             log.purge_to(upto, done).map_err(|e| e.to_string())
+        });
+    }
+
+    /// Lets a log that has a base do something by which entries move there; how far is the log's to say.
+    fn settle(&mut self, to: impl FnOnce(&Log, Done) -> Result<(), String>) {
+        let Some(log) = self.log(KEEPS) else { return };
+        let before = self.lives[KEEPS].now();
+        let done = self.lives[KEEPS].becomes(before.clone());
+        if let Err(e) = to(&log, done) {
+            assert!(self.doomed, "a healthy disk takes it: {e}");
+            self.lives[KEEPS].models.pop();
+            return;
+        }
+        let bounds = log.bounds();
+        let mut after = before.clone();
+        after.settle(bounds.purged, bounds.start_offset);
+        let kept = before
+            .all()
+            .into_iter()
+            .filter(|e| e.end() > self.floor && !e.data().is_empty());
+        for held in kept {
+            assert!(held.base >= bounds.start_offset, "{held:?} went");
+        }
+        assert!(before.purged <= after.purged);
+        *self.lives[KEEPS].models.last_mut().unwrap() = after;
+    }
+
+    fn raise_floor(&mut self, percent: usize) {
+        let model = self.lives[KEEPS].now();
+        let all = model.all();
+        let to = all.get(all.len() * percent / 100).map_or(0, |e| e.base);
+        self.floor = self.floor.max(to);
+        self.settle(|log, done| {
+            let dropped = log.drop_below_floor(done);
+            dropped.map(|_| ()).map_err(|e| e.to_string())
         });
     }
 
@@ -483,12 +331,20 @@ impl World {
         let mut model = self.lives[n].now();
         let inside = model.at(percent).filter(|h| model.last() != Some(h.id));
         let (upto, next_offset) = match inside {
+            Some(held) if n == KEEPS => {
+                let (upto, end) = (held.id, held.end());
+                return self.settle(|log, done| {
+                    log.install_snapshot(upto, end, Bytes::from_static(b"state"), None, done)
+                        .map_err(|e| e.to_string())
+                });
+            }
             Some(held) => {
                 let (id, end) = (held.id, held.end());
                 model.purge(id);
                 (id, end)
             }
             None => {
+                model.base.clear();
                 let upto = EntryId {
                     term: self.term,
                     index: model.last().map_or(3, |l| l.index + 3),
@@ -500,7 +356,44 @@ impl World {
             }
         };
         self.change(n, model, |log, done| {
-            log.install_snapshot(upto, next_offset, Bytes::from_static(b"state"), done)
+            log.install_snapshot(upto, next_offset, Bytes::from_static(b"state"), None, done)
+                .map_err(|e| e.to_string())
+        });
+    }
+
+    /// Entries that storage was given go through the same choice as those of the model.
+    fn rewrite(&mut self, from: usize, count: usize, pick: u64) {
+        let Some(log) = self.log(KEEPS) else { return };
+        let base = log.base_segments();
+        let group: Vec<_> = base.into_iter().skip(from).take(count).collect();
+        let Some(last) = group.last().map(|s| s.info().last) else {
+            return;
+        };
+        let first = group.first().map_or(0, |s| s.info().base_offset);
+        let mut model = self.lives[KEEPS].now();
+        for held in &mut model.base {
+            if held.base >= first && held.id.index <= last.index {
+                (held.payload, held.timestamp) = chosen(&held.payload, held.timestamp, pick);
+            }
+        }
+        model.base.retain(|held| !held.payload.is_empty());
+        self.change(KEEPS, model, |log, done| {
+            let mut rewriter = log.rewriter(&group).map_err(|e| e.to_string())?;
+            for segment in &group {
+                for entry in segment.entries().map_err(|e| e.to_string())? {
+                    let (row, bytes) = entry.map_err(|e| e.to_string())?;
+                    if row.kind != Kind::Data {
+                        continue;
+                    }
+                    let (bytes, timestamp) = chosen(&bytes, row.max_timestamp, pick);
+                    if !bytes.is_empty() {
+                        let pushed = rewriter.push(&row, &bytes, timestamp);
+                        pushed.map_err(|e| e.to_string())?;
+                    }
+                }
+            }
+            rewriter
+                .swap(pick.is_multiple_of(2), done)
                 .map_err(|e| e.to_string())
         });
     }
@@ -508,7 +401,12 @@ impl World {
     fn delete(&mut self, n: usize) {
         let outcome = self.disk().delete_log(key(n));
         match outcome {
-            Ok(()) => self.lives[n] = Life::from(Model::default()),
+            Ok(()) => {
+                self.lives[n] = Life::from(Model::default());
+                if n == KEEPS {
+                    self.floor = 0;
+                }
+            }
             Err(e) => {
                 assert!(self.doomed, "a healthy disk deletes: {e}");
                 drop(self.lives[n].becomes(Model::default()));
@@ -554,6 +452,18 @@ impl World {
     }
 }
 
+/// What a rewrite leaves of an entry: nothing, a part, or all.
+fn chosen(bytes: &[u8], timestamp: i64, pick: u64) -> (Vec<u8>, i64) {
+    let sum = bytes
+        .iter()
+        .fold(pick, |sum, b| sum.wrapping_mul(31) ^ u64::from(*b));
+    match sum % 3 {
+        0 => (Vec::new(), -1),
+        1 => (bytes[..bytes.len().div_ceil(2)].to_vec(), timestamp),
+        _ => (bytes.to_vec(), timestamp),
+    }
+}
+
 fn held(id: EntryId, base: i64, new: &New) -> Held {
     let seed = (id.index * 31 + id.term * 7) as usize;
     let control = new.control;
@@ -586,7 +496,7 @@ fn entry(held: &Held) -> Entry {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 160, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
     #[test]
     fn a_log_is_what_a_vector_is(seed in any::<u64>(), ops in prop::collection::vec(op(), 1..60)) {
         assert!(disk_options().wal_file_bytes < 1 << 20, "files are small enough to be used again");

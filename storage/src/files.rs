@@ -1,0 +1,421 @@
+//! Segment files on their way to another disk: what lies below a log's entries, for a replica that needs it.
+//!
+//! Promise: what arrives is what was offered, row by row and payload by payload, and durable, before it can be
+//! installed; until then it is nobody's, and whoever gives up leaves nothing behind.
+//! Invariant: pieces come in one order (each segment's ledger, then its `.log`), so one position says how
+//! far a copy has come, and a copy that was interrupted goes on from there.
+//! A sender keeps what it offered: files that are rewritten or dropped meanwhile stay readable for it.
+//! Not here: how pieces travel, and how fast.
+
+use crate::base::Base;
+use crate::checkpoint::{SegmentImage, decode_base, encode_base};
+use crate::engine::Engine;
+use crate::error::{FilesError, ReadError};
+use crate::ledger::ROW_BYTES;
+use crate::log::Log;
+use crate::segment::{Origin, SegmentFile};
+use crate::state::{Segment, TermStart};
+use crate::vfs::{Mapped, Open, VfsFile, is_shortage};
+use crate::{EntryId, LogKey};
+use bytes::Bytes;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Far beyond what a log has: an offer of more is not believed.
+const SEGMENTS_MAX: usize = 1 << 20;
+
+/// Where the next piece begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    /// Its number in the offer.
+    pub segment: u32,
+    pub part: Part,
+    pub position: u64,
+}
+
+/// Which of a segment's two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Ledger,
+    Log,
+}
+
+impl Want {
+    const FIRST: Want = Want {
+        segment: 0,
+        part: Part::Ledger,
+        position: 0,
+    };
+
+    /// Where to go on after a piece.
+    fn after(self, bytes: usize, image: &SegmentImage) -> Want {
+        let position = self.position + bytes as u64;
+        let (part, segment) = match self.part {
+            Part::Ledger if position < ledger_bytes(image) => (Part::Ledger, self.segment),
+            Part::Ledger if image.bytes > 0 => (Part::Log, self.segment),
+            Part::Log if position < image.bytes => (Part::Log, self.segment),
+            Part::Ledger | Part::Log => (Part::Ledger, self.segment + 1),
+        };
+        let same = (part, segment) == (self.part, self.segment);
+        Want {
+            segment,
+            part,
+            position: if same { position } else { 0 },
+        }
+    }
+}
+
+fn ledger_bytes(image: &SegmentImage) -> u64 {
+    (image.rows + 1) * ROW_BYTES as u64
+}
+
+/// What a log offers another disk.
+#[derive(Debug)]
+pub struct Outgoing {
+    offer: Bytes,
+    segments: Vec<Held>,
+}
+
+/// A segment's files, which stay readable whatever becomes of them. They may be longer than what is offered.
+#[derive(Debug)]
+struct Held {
+    ledger: Mapped,
+    ledger_bytes: usize,
+    log: Mapped,
+    log_bytes: usize,
+}
+
+impl Held {
+    fn of(segment: &Segment) -> Result<Self, ReadError> {
+        let log = match segment.bytes {
+            0 => Mapped::memory(Bytes::new()),
+            bytes => segment.file.log(bytes)?,
+        };
+        Ok(Self {
+            ledger: segment.file.ledger_map(segment.rows)?,
+            ledger_bytes: (segment.rows as usize + 1) * ROW_BYTES,
+            log,
+            log_bytes: segment.bytes as usize,
+        })
+    }
+}
+
+impl Log {
+    /// All that lies below the entry behind `upto`, as files; `None` if nothing does. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If `upto` is not the last entry of a segment any more, or the files cannot be read.
+    pub fn outgoing(
+        &self,
+        upto: EntryId,
+        next_offset: i64,
+    ) -> Result<Option<Outgoing>, FilesError> {
+        let (segments, terms, start) = {
+            let state = self.0.state.lock();
+            let below = |s: &&Segment| s.last.index <= upto.index;
+            let segments: Vec<Segment> = state.all_segments().take_while(below).cloned().collect();
+            let terms: Vec<TermStart> = state.terms.clone();
+            (segments, terms, state.first_offset())
+        };
+        if start >= next_offset {
+            return Ok(None);
+        }
+        if segments.last().is_none_or(|s| s.next_offset != next_offset) {
+            return Err(FilesError::Outdated { next_offset });
+        }
+        let held: Result<Vec<Held>, ReadError> = segments.iter().map(Held::of).collect();
+        let terms: Vec<TermStart> = terms
+            .into_iter()
+            .filter(|t| t.index <= upto.index)
+            .collect();
+        Ok(Some(Outgoing {
+            offer: encode_base(segments.iter(), &terms),
+            segments: self.0.noted(held)?,
+        }))
+    }
+
+    /// Takes up an offer.
+    ///
+    /// # Errors
+    /// If it is not one.
+    pub fn incoming(&self, upto: EntryId, offer: &Bytes) -> Result<Incoming, FilesError> {
+        let (segments, terms) =
+            decode_base(offer).ok_or(FilesError::Offer("it does not decode"))?;
+        check_offer(&segments)?;
+        Ok(Incoming {
+            log: self.clone(),
+            upto,
+            offer: offer.clone(),
+            segments,
+            terms,
+            next: Want::FIRST,
+            growing: None,
+            whole: Vec::new(),
+        })
+    }
+}
+
+impl Outgoing {
+    pub fn offer(&self) -> &Bytes {
+        &self.offer
+    }
+
+    /// Of payloads.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.log_bytes as u64).sum()
+    }
+
+    /// What begins where a receiver wants it, at most `bytes_max`. Touches the disk.
+    ///
+    /// # Errors
+    /// If there is no such place.
+    pub fn piece(&self, want: Want, bytes_max: usize) -> Result<Bytes, FilesError> {
+        let held = self.segments.get(want.segment as usize);
+        let held = held.ok_or(FilesError::NoSuchPlace(want))?;
+        let (file, length) = match want.part {
+            Part::Ledger => (&held.ledger, held.ledger_bytes),
+            Part::Log => (&held.log, held.log_bytes),
+        };
+        let from = usize::try_from(want.position).unwrap_or(usize::MAX);
+        if from >= length {
+            return Err(FilesError::NoSuchPlace(want));
+        }
+        let to = length.min(from.saturating_add(bytes_max.max(1)));
+        file.prefetch(from..to);
+        Ok(file.slice(from..to))
+    }
+}
+
+/// Segments must follow each other, or what is found by offset would not be found.
+fn check_offer(segments: &[SegmentImage]) -> Result<(), FilesError> {
+    if segments.len() > SEGMENTS_MAX {
+        return Err(FilesError::Offer("it has too many segments"));
+    }
+    let follows = |pair: &[SegmentImage]| match pair {
+        [a, b] => a.next_offset <= b.base_offset && a.last.index < b.base_index,
+        _ => true,
+    };
+    let ordered = |s: &SegmentImage| {
+        s.sealed && s.base_offset <= s.next_offset && s.base_index <= s.last.index
+    };
+    if segments.windows(2).all(follows) && segments.iter().all(ordered) {
+        Ok(())
+    } else {
+        Err(FilesError::Offer("its segments do not follow each other"))
+    }
+}
+
+#[derive(Debug)]
+struct Growing {
+    segment: Arc<SegmentFile>,
+    log: Arc<dyn VfsFile>,
+    ledger: Arc<dyn VfsFile>,
+}
+
+/// Files of an offer as they arrive. Dropped before it is installed, it takes them along.
+#[derive(Debug)]
+pub struct Incoming {
+    log: Log,
+    upto: EntryId,
+    offer: Bytes,
+    segments: Vec<SegmentImage>,
+    terms: Vec<TermStart>,
+    next: Want,
+    growing: Option<Growing>,
+    whole: Vec<Segment>,
+}
+
+impl Incoming {
+    /// The last entry that the snapshot stands for.
+    pub fn upto(&self) -> EntryId {
+        self.upto
+    }
+
+    /// True if it is this offer that is on its way here.
+    pub fn is_of(&self, upto: EntryId, offer: &Bytes) -> bool {
+        self.upto == upto && self.offer == *offer
+    }
+
+    /// Where to go on; `None` if everything is here.
+    pub fn want(&self) -> Option<Want> {
+        ((self.next.segment as usize) < self.segments.len()).then_some(self.next)
+    }
+
+    /// Takes the piece that begins at `at`; one that is not wanted (any more) is let pass. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If it cannot be written, or a segment is not what it should be.
+    pub fn take(&mut self, at: Want, bytes: &[u8]) -> Result<(), FilesError> {
+        let Some(want) = self.want().filter(|w| *w == at && !bytes.is_empty()) else {
+            return Ok(());
+        };
+        let image = self.segments[want.segment as usize].clone();
+        let room = match want.part {
+            Part::Ledger => ledger_bytes(&image),
+            Part::Log => image.bytes,
+        } - want.position;
+        if bytes.len() as u64 > room {
+            return Err(FilesError::Offer("a piece is longer than its file"));
+        }
+        if self.growing.is_none() {
+            self.growing = Some(self.create(&image)?);
+        }
+        let Some(growing) = &self.growing else {
+            return Ok(());
+        };
+        let (file, path) = match want.part {
+            Part::Ledger => (&growing.ledger, &growing.segment.ledger_path),
+            Part::Log => (&growing.log, &growing.segment.log_path),
+        };
+        let piece = [IoSlice::new(bytes)];
+        let written = file.write_all_at(&piece, want.position);
+        written.map_err(|e| failed("write", path, e))?;
+        self.next = want.after(bytes.len(), &image);
+        if self.next.segment > want.segment {
+            self.finish(&image)?;
+        }
+        Ok(())
+    }
+
+    fn create(&self, image: &SegmentImage) -> Result<Growing, FilesError> {
+        let engine = &self.log.0.engine;
+        engine.check()?;
+        let origin = Origin {
+            id: engine.next_segment_id(),
+            base_offset: image.base_offset,
+            base_index: image.base_index,
+            rows: 0,
+            bytes: 0,
+        };
+        let segment = engine.segment(self.log.key(), origin);
+        let dir = engine.log_dir(self.log.key());
+        let made = engine.fs.create_dir_all(&dir);
+        made.map_err(|e| failed("create", &dir, e))?;
+        let how = Open {
+            read: true,
+            write: true,
+            create: true,
+            ..Open::default()
+        };
+        let open = |path: &Path| {
+            let opened = engine.fs.open(path, how);
+            opened.map_err(|e| failed("create", path, e))
+        };
+        let files = open(&segment.log_path).and_then(|log| Ok((log, open(&segment.ledger_path)?)));
+        let (log, ledger) = files.inspect_err(|_| discard(&segment))?;
+        Ok(Growing {
+            segment,
+            log,
+            ledger,
+        })
+    }
+
+    /// A segment is here: makes it durable, and looks whether it is what was offered.
+    fn finish(&mut self, image: &SegmentImage) -> Result<(), FilesError> {
+        let Some(growing) = self.growing.take() else {
+            return Ok(());
+        };
+        let id = growing.segment.id;
+        let outcome = make_durable(&self.log.0.engine, self.log.key(), &growing)
+            .and_then(|()| self.open(image, id));
+        match outcome {
+            Ok(segment) => {
+                self.whole.push(segment);
+                Ok(())
+            }
+            Err(error) => {
+                discard(&growing.segment);
+                Err(error)
+            }
+        }
+    }
+
+    fn open(&self, image: &SegmentImage, id: u64) -> Result<Segment, FilesError> {
+        let image = SegmentImage {
+            id,
+            ..image.clone()
+        };
+        let segment = crate::checkpoint::segment_of(&image, self.log.key(), &self.log.0.engine);
+        check_content(&segment)?;
+        Ok(segment)
+    }
+
+    /// As the operation that installs it has it.
+    pub(crate) fn encoded(&self) -> Bytes {
+        encode_base(self.whole.iter(), &self.terms)
+    }
+
+    pub(crate) fn into_base(mut self) -> Base {
+        Base {
+            segments: std::mem::take(&mut self.whole),
+            terms: std::mem::take(&mut self.terms),
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let growing = self.growing.take().map(|g| g.segment);
+        let whole = self.whole.drain(..).map(|s| s.file);
+        whole.chain(growing).for_each(|file| discard(&file));
+    }
+}
+
+fn discard(file: &SegmentFile) {
+    file.drop_files_later();
+    if let Err(error) = file.remove() {
+        tracing::warn!(path = %file.log_path.display(), %error, "files that another disk sent stay until the next start");
+    }
+}
+
+/// Every row and payload against its checksum, and the whole against what was said of it.
+fn check_content(segment: &Segment) -> Result<(), FilesError> {
+    let mut next_offset = segment.file.base_offset;
+    let mut position = 0;
+    let ledger = segment.file.ledger(segment.rows)?;
+    for ordinal in 0..segment.rows {
+        let row = ledger.row(ordinal)?;
+        let follows = row.base_offset >= next_offset && row.position == position;
+        if !follows || row.index > segment.last.index || row.end_offset() > segment.next_offset {
+            return Err(FilesError::Offer("a row does not fit into its segment"));
+        }
+        (next_offset, position) = (row.end_offset(), row.end_position());
+    }
+    if position != segment.bytes {
+        return Err(FilesError::Offer(
+            "a segment's rows and its bytes do not go together",
+        ));
+    }
+    if segment.rows > 0 {
+        segment.file.check(&(0..segment.rows))?;
+    }
+    Ok(())
+}
+
+fn make_durable(engine: &Engine, key: LogKey, growing: &Growing) -> Result<(), FilesError> {
+    let dir = engine.log_dir(key);
+    let logs = engine.root.join("logs");
+    let synced = (growing.log.sync_data())
+        .and_then(|()| growing.ledger.sync_data())
+        .map_err(|e| (growing.segment.log_path.clone(), e))
+        .and_then(|()| engine.fs.sync_dir(&dir).map_err(|e| (dir, e)))
+        // The log's folder may itself be new.
+        .and_then(|()| engine.fs.sync_dir(&logs).map_err(|e| (logs, e)));
+    synced.map_err(|(path, source)| {
+        // The log was deleted, and its folder is in the trash.
+        let gone = source.kind() == io::ErrorKind::NotFound;
+        if !gone && !is_shortage(&source) {
+            engine.poison(format!("syncing {}: {source}", path.display()));
+        }
+        failed("sync", &path, source)
+    })
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> FilesError {
+    if is_shortage(&source) {
+        return FilesError::NoSpace;
+    }
+    let path = path.to_owned();
+    FilesError::Io { what, path, source }
+}
