@@ -16,7 +16,7 @@ use crate::config::{Config, GroupConfig, StorageConfig};
 use crate::control::Control;
 use crate::group::{self, Coordinator, ReplicatedOffsets};
 use crate::metrics;
-use crate::partition::{Clock, Registry, Spec, keep_retention, keep_scrubbed};
+use crate::partition::{Clock, Registry, Spec, keep_compacted, keep_retention, keep_scrubbed};
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Throttle, Timers};
 use crate::server::{BindError, Server};
@@ -262,8 +262,10 @@ impl Node {
         tasks.spawn(keep_retention(
             registry.clone(),
             config.storage.retention_check_interval,
-            clock,
+            clock.clone(),
         ));
+        let compaction = settings::of_compaction(&config, rand::random());
+        tasks.spawn(keep_compacted(registry.clone(), compaction, clock));
         let scrub = config.storage.scrub_bytes_per_second;
         tasks.spawn(keep_scrubbed(registry.clone(), scrub));
         tasks.spawn(cluster.clone().keep_compact());

@@ -169,6 +169,18 @@ fn storage(raw: &Raw) -> Vec<Row> {
             100,
             YEAR_MS,
         ),
+        from_to(
+            "storage.compaction_check_interval_ms",
+            s.compaction_check_interval_ms,
+            100,
+            YEAR_MS,
+        ),
+        at_least(
+            "storage.compaction_map_bytes",
+            s.compaction_map_bytes as i128,
+            1 << 20,
+        )
+        .because(" (1 MiB)"),
     ]
 }
 

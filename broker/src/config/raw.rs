@@ -195,6 +195,12 @@ pub struct Storage {
     pub retention_check_interval_ms: u64,
     /// How fast what nobody reads is read, to find damage while other replicas can mend it; 0: not at all.
     pub scrub_bytes_per_second: u64,
+    /// How often compacted topics are looked at.
+    pub compaction_check_interval_ms: u64,
+    /// Memory for the keys of the log that is compacted; one with more of them takes several passes.
+    pub compaction_map_bytes: usize,
+    /// How fast compaction reads and writes together; 0: no limit.
+    pub compaction_bytes_per_second: u64,
 }
 
 impl Default for Storage {
@@ -206,6 +212,9 @@ impl Default for Storage {
             checkpoint_interval_ms: 10_000,
             retention_check_interval_ms: 300_000,
             scrub_bytes_per_second: 4 << 20,
+            compaction_check_interval_ms: 15_000,
+            compaction_map_bytes: 128 << 20,
+            compaction_bytes_per_second: 32 << 20,
         }
     }
 }

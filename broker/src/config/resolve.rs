@@ -95,6 +95,9 @@ pub struct StorageConfig {
     pub checkpoint_interval: Duration,
     pub retention_check_interval: Duration,
     pub scrub_bytes_per_second: u64,
+    pub compaction_check_interval: Duration,
+    pub compaction_map_bytes: usize,
+    pub compaction_bytes_per_second: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -199,6 +202,9 @@ impl TryFrom<Raw> for Config {
                 open_segments_max: usize::MAX,
                 checkpoint_interval: Duration::from_millis(s.checkpoint_interval_ms),
                 scrub_bytes_per_second: s.scrub_bytes_per_second,
+                compaction_check_interval: Duration::from_millis(s.compaction_check_interval_ms),
+                compaction_map_bytes: s.compaction_map_bytes,
+                compaction_bytes_per_second: s.compaction_bytes_per_second,
                 retention_check_interval: Duration::from_millis(s.retention_check_interval_ms),
             },
             limits: LimitsConfig {

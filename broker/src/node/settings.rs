@@ -6,6 +6,7 @@
 use super::Bound;
 use crate::api::{ReplicaSelector, Settings};
 use crate::config::{self, Config, Raw};
+use crate::partition::CompactionSettings;
 use crate::topic_config::{Described, Kind, Layer, Source, TopicDefaults, of_broker};
 use std::time::Duration;
 
@@ -17,6 +18,17 @@ pub(super) fn topic_defaults(config: &Config) -> TopicDefaults {
         segment_bytes: t.segment_bytes,
         retention_ms: t.retention_ms,
         retention_bytes: t.retention_bytes,
+    }
+}
+
+/// How this broker compacts; nobody who chooses keys may know the seeds.
+pub(super) fn of_compaction(config: &Config, hash_seeds: [u64; 2]) -> CompactionSettings {
+    let s = &config.storage;
+    CompactionSettings {
+        every: s.compaction_check_interval,
+        map_bytes: s.compaction_map_bytes,
+        bytes_per_second: s.compaction_bytes_per_second,
+        hash_seeds,
     }
 }
 
@@ -213,6 +225,18 @@ const TABLE: &[Row] = &[
         "The shortest session timeout that a member may ask for.",
     ),
     row(
+        "log.cleaner.backoff.ms",
+        Kind::Long,
+        |c| ms(c.storage.compaction_check_interval),
+        "How often compacted topics are looked at.",
+    ),
+    row(
+        "log.cleaner.dedupe.buffer.size",
+        Kind::Long,
+        |c| c.storage.compaction_map_bytes.to_string(),
+        "Memory for the keys of the log that is compacted; one with more of them takes several passes.",
+    ),
+    row(
         "log.retention.check.interval.ms",
         Kind::Long,
         |c| ms(c.storage.retention_check_interval),
@@ -265,6 +289,12 @@ const TABLE: &[Row] = &[
         Kind::Long,
         |c| c.storage.reserve_bytes.to_string(),
         "Free space below which produce is refused.",
+    ),
+    row(
+        "logd.storage.compaction_bytes_per_second",
+        Kind::Long,
+        |c| c.storage.compaction_bytes_per_second.to_string(),
+        "How fast compaction reads and writes together; 0: no limit.",
     ),
     row(
         "logd.storage.scrub_bytes_per_second",

@@ -5,6 +5,7 @@
 //! Not here: topics' names in requests, error codes, and how entries become durable.
 
 mod append;
+mod compaction;
 mod delete_records;
 mod line;
 mod lookup;
@@ -18,6 +19,7 @@ mod scrub;
 mod tests;
 
 pub use append::{AppendError, Appended, Appending, ValidBatch};
+pub use compaction::{Settings as CompactionSettings, keep as keep_compacted};
 pub use delete_records::DeleteRecordsError;
 pub use lookup::{TimeOffset, TimeQuery};
 pub use producers::ActiveProducer;

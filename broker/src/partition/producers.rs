@@ -8,7 +8,7 @@
 
 use crate::raft::Refusal;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Batches remembered per producer: what a client may have in flight (KIP-98).
 pub const REMEMBERED_BATCHES: usize = 5;
@@ -111,6 +111,12 @@ impl Producers {
 
     pub fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// First offsets of the batches by which a repeated one would be told.
+    pub fn remembered(&self) -> HashSet<i64> {
+        let marks = self.by_id.values().flat_map(|p| &p.marks);
+        marks.map(|m| m.base_offset).collect()
     }
 
     /// A committed batch is in the log.

@@ -40,6 +40,14 @@ impl Default for TopicDefaults {
     }
 }
 
+/// When a compacted topic's logs are due.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CompactionRules {
+    pub dirty_ratio_min: f64,
+    pub lag_min_ms: i64,
+    pub lag_max_ms: i64,
+}
+
 /// Why a configuration is refused: INVALID_CONFIG with this text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -96,6 +104,11 @@ pub struct TopicConfig {
     asked: BTreeMap<&'static str, String>,
     defaults: TopicDefaults,
     segment_ms: i64,
+    delete_retention_ms: i64,
+    /// In millionths: a configuration is compared.
+    dirty_ratio_min_ppm: u32,
+    compaction_lag_min_ms: i64,
+    compaction_lag_max_ms: i64,
     deletes: bool,
     compacts: bool,
     min_insync_replicas: i64,
@@ -107,6 +120,8 @@ pub struct TopicConfig {
     /// With the topic's own values in place of the broker's.
     effective: TopicDefaults,
 }
+
+const RATIO_PPM: f64 = 1e6;
 
 impl TopicConfig {
     /// Checks what a client asked for. Values of the broker come in with [`TopicConfig::over`].
@@ -150,6 +165,11 @@ impl TopicConfig {
         let policy = text("cleanup.policy");
         Self {
             segment_ms: number("segment.ms"),
+            delete_retention_ms: number("delete.retention.ms"),
+            dirty_ratio_min_ppm: (text("min.cleanable.dirty.ratio").parse().unwrap_or(1.0)
+                * RATIO_PPM) as u32,
+            compaction_lag_min_ms: number("min.compaction.lag.ms"),
+            compaction_lag_max_ms: number("max.compaction.lag.ms"),
             deletes: policy.split(',').any(|p| p == "delete"),
             compacts: policy.split(',').any(|p| p == "compact"),
             min_insync_replicas: number("min.insync.replicas"),
@@ -190,7 +210,11 @@ impl TopicConfig {
     pub fn log_options(&self) -> LogOptions {
         LogOptions {
             segment_bytes: self.effective.segment_bytes,
-            segment_ms: Some(self.segment_ms),
+            // What must be compacted in time must not stay in the segment that grows.
+            segment_ms: Some(match self.compacts {
+                true => self.segment_ms.min(self.compaction_lag_max_ms),
+                false => self.segment_ms,
+            }),
         }
     }
 
@@ -250,6 +274,20 @@ impl TopicConfig {
     /// Whether old records go.
     pub fn deletes(&self) -> bool {
         self.deletes
+    }
+
+    /// When its logs are compacted; `None` if they are not.
+    pub fn compaction_rules(&self) -> Option<CompactionRules> {
+        self.compacts.then(|| CompactionRules {
+            dirty_ratio_min: f64::from(self.dirty_ratio_min_ppm) / RATIO_PPM,
+            lag_min_ms: self.compaction_lag_min_ms,
+            lag_max_ms: self.compaction_lag_max_ms,
+        })
+    }
+
+    /// How long a tombstone stays after compaction has met it.
+    pub fn delete_retention_ms(&self) -> i64 {
+        self.delete_retention_ms
     }
 
     pub fn is_compacted(&self) -> bool {

@@ -84,7 +84,7 @@ pub const TABLE: &[Row] = &[
         Kind::List,
         "delete",
         Rule::Policies,
-        "delete: old segments expire. compact: records need keys; every record is kept for now",
+        "delete: old segments expire. compact: records need keys, and of each key the last one stays",
     ),
     row(
         "compression.gzip.level",
@@ -124,7 +124,8 @@ pub const TABLE: &[Row] = &[
         Kind::Long,
         "86400000",
         Rule::Int(0, i64::MAX),
-        "tombstones stay at least this long; all of them stay for now",
+        "the last tombstone of a key goes at the next compaction when it has stayed this long after the first one that \
+         met it",
     ),
     row(
         "file.delete.delay.ms",
@@ -195,11 +196,8 @@ pub const TABLE: &[Row] = &[
         "log.cleaner.max.compaction.lag.ms",
         Kind::Long,
         FOREVER,
-        Rule::Only(
-            &[FOREVER],
-            "compacted topics keep every record for now, so no time limit can be promised",
-        ),
-        "",
+        Rule::Int(1, i64::MAX),
+        "a compacted topic's records are compacted when they are this old, however few; segments end in time",
     ),
     row(
         "max.message.bytes",
@@ -239,7 +237,7 @@ pub const TABLE: &[Row] = &[
         Kind::Double,
         "0.5",
         Rule::Ratio,
-        "compaction may not start below it; it does not start at all for now",
+        "compaction starts when this part of what it may touch is new",
     ),
     row(
         "min.compaction.lag.ms",
@@ -247,7 +245,7 @@ pub const TABLE: &[Row] = &[
         Kind::Long,
         "0",
         Rule::Int(0, i64::MAX),
-        "records stay at least this long; all of them stay for now",
+        "compaction leaves segments alone whose newest record is younger, or has no timestamp",
     ),
     row(
         "min.insync.replicas",

@@ -149,7 +149,6 @@ fn what_cannot_be_honoured_is_refused_with_the_reason() {
     for (name, value) in [
         ("unclean.leader.election.enable", "true"),
         ("remote.storage.enable", "true"),
-        ("max.compaction.lag.ms", "1000"),
         ("segment.jitter.ms", "5"),
     ] {
         let refused = parse(&[(name, value)]).unwrap_err();

@@ -334,6 +334,7 @@ fn spawn([kafka, admin, rpc]: Place, seeds: &str, rack: &str, data: PathBuf) -> 
         .env("LOGD_NODE__RACK", rack)
         .env("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0")
         .env("LOGD_STORAGE__RETENTION_CHECK_INTERVAL_MS", "1000")
+        .env("LOGD_STORAGE__COMPACTION_CHECK_INTERVAL_MS", "500")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if !seeds.is_empty() {

@@ -1,0 +1,259 @@
+//! Compaction: of each key the last record stays; which log is next, and how fast.
+//!
+//! One log at a time, the one with most to gain first, on a thread of its own and below a rate. Each replica
+//! compacts for itself what it has applied: sealed segments below the high watermark, never the segment with
+//! the newest records. First they go below the snapshot, out of the Raft log: no replica is ever sent what is
+//! left of an entry, but the files. So a leader waits with what a live follower still lacks.
+//! Invariant: a log whose compaction fails is told of and set aside for a while; the others go on.
+//! Not here: what of a batch stays (`filter`), one run over a log (`run`), files (storage).
+
+mod filter;
+mod keys;
+mod plan;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use super::replica::Clock;
+use super::{Partition, Registry};
+use crate::metrics;
+use crate::raft::off_the_loop;
+use keys::KeyHasher;
+use logd_proto::Uuid;
+use plan::Dirt;
+use run::{Done, RunError, Task};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// A log that could not be compacted is tried again after this long: its damage may be mended by then.
+const SET_ASIDE: Duration = Duration::from_secs(600);
+
+/// How long the snapshot may take to move below what is to be compacted, and how often that is looked at.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
+const SETTLE_EVERY: Duration = Duration::from_millis(20);
+
+/// How compaction goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How often logs are looked at.
+    pub every: Duration,
+    /// Memory for the keys of one log.
+    pub map_bytes: usize,
+    /// Read and written together; 0: no limit.
+    pub bytes_per_second: u64,
+    /// Nobody who chooses keys may know them.
+    pub hash_seeds: [u64; 2],
+}
+
+/// Set when whoever wanted the work is gone.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Compacts what is due, round after round, until it is dropped.
+pub async fn keep(registry: Arc<Registry>, settings: Settings, clock: Clock) {
+    let mut aside: HashMap<(Uuid, i32), tokio::time::Instant> = HashMap::new();
+    loop {
+        tokio::time::sleep(settings.every).await;
+        let now = tokio::time::Instant::now();
+        aside.retain(|_, until| *until > now);
+        for partition in due(&registry, clock()) {
+            let key = (partition.topic_id(), partition.index());
+            if aside.contains_key(&key) || !holds(&registry, &partition) {
+                continue;
+            }
+            match compact(&registry, &partition, settings, clock()).await {
+                Ok(_) | Err(RunError::Stopped) => {}
+                Err(error) => {
+                    metrics::compaction_failed();
+                    warn!(topic = partition.topic(), partition = partition.index(), %error, "compaction put off");
+                    aside.insert(key, now + SET_ASIDE);
+                }
+            }
+        }
+    }
+}
+
+fn holds(registry: &Registry, partition: &Arc<Partition>) -> bool {
+    let held = registry.get(&partition.topic_id(), partition.index());
+    held.is_some_and(|held| Arc::ptr_eq(&held, partition))
+}
+
+/// Partitions whose log is due, the dirtiest first.
+fn due(registry: &Registry, now_ms: i64) -> Vec<Arc<Partition>> {
+    let partitions = registry.all().into_iter();
+    let dirty = partitions.filter_map(|p| p.dirt(now_ms).map(|dirt| (p, dirt)));
+    let mut dirty: Vec<_> = dirty.collect();
+    let ratios = dirty.iter().map(|(_, dirt)| dirt.ratio);
+    metrics::set_dirty_ratio(ratios.fold(0.0, f64::max));
+    dirty.retain(|(_, dirt)| dirt.due);
+    dirty.sort_by(|(_, a), (_, b)| b.ratio.total_cmp(&a.ratio));
+    dirty.into_iter().map(|(partition, _)| partition).collect()
+}
+
+async fn compact(
+    registry: &Arc<Registry>,
+    partition: &Arc<Partition>,
+    settings: Settings,
+    now_ms: i64,
+) -> Result<Done, RunError> {
+    let Some(dirt) = partition.dirt(now_ms) else {
+        return Ok(Done::default());
+    };
+    partition.move_snapshot(dirt.to).await?;
+    let stop = Stop(Arc::new(AtomicBool::new(false)));
+    let (stopped, registry, partition) = (stop.0.clone(), registry.clone(), partition.clone());
+    let work = move || {
+        let wanted = || !stopped.load(Ordering::Acquire) && holds(&registry, &partition);
+        partition.compact(dirt, settings, now_ms, &wanted)
+    };
+    let outcome = off_the_loop(work).await;
+    drop(stop);
+    // Whoever panicked has said so.
+    outcome.unwrap_or(Err(RunError::Stopped))
+}
+
+impl Partition {
+    /// What there is to compact, if the topic is compacted.
+    fn dirt(&self, now_ms: i64) -> Option<Dirt> {
+        let rules = self.config().compaction_rules()?;
+        let rules = plan::Rules {
+            dirty_ratio_min: rules.dirty_ratio_min,
+            lag_min_ms: rules.lag_min_ms,
+            lag_max_ms: rules.lag_max_ms,
+        };
+        let bounds = self.log.bounds();
+        let limits = plan::Limits {
+            offset: self.offsets().high_watermark,
+            index: self
+                .index_of_all()
+                .max(bounds.purged.map_or(0, |p| p.index)),
+        };
+        plan::dirt(&self.log.segments(), &limits, &rules, now_ms)
+    }
+
+    /// The last entry that is applied here and that every member has which could be there soon: who is dead may
+    /// have to copy files.
+    fn index_of_all(&self) -> u64 {
+        let members = self.group.members();
+        let alive = |disk: &&u64| **disk != self.replica && (self.heard_by)(**disk);
+        let others = members.voters.iter().chain(&members.learners).filter(alive);
+        let matched = others.filter_map(|disk| members.matched.get(disk));
+        matched.copied().fold(members.applied, u64::min)
+    }
+
+    /// Moves the snapshot up to an offset that is the end of a segment, and waits until it is there.
+    async fn move_snapshot(&self, upto: i64) -> Result<(), RunError> {
+        self.progress.clean_up_to(upto);
+        let settled = || {
+            let base = self.log.base_segments();
+            base.last().is_some_and(|s| s.info().next_offset >= upto)
+        };
+        let moves = async {
+            while !settled() {
+                let asked = self.group.compact().await;
+                asked.map_err(|e| RunError::Unsettled(e.to_string()))?;
+                tokio::time::sleep(SETTLE_EVERY).await;
+            }
+            Ok(())
+        };
+        let moved = tokio::time::timeout(SETTLE_PATIENCE, moves).await;
+        moved.unwrap_or_else(|_| {
+            let why = format!("not within {SETTLE_PATIENCE:?}: {}", self.group.cut());
+            Err(RunError::Unsettled(why))
+        })
+    }
+
+    /// Compacts the log once, for as long as it is `wanted`. Blocks.
+    fn compact(
+        &self,
+        dirt: Dirt,
+        settings: Settings,
+        now_ms: i64,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Done, RunError> {
+        let config = self.config();
+        let begun = Instant::now();
+        let pace = Pace::new(settings.bytes_per_second);
+        let task = Task {
+            log: &self.log,
+            from: dirt.from,
+            to: dirt.to,
+            segment_bytes: u64::from(config.log_options().segment_bytes),
+            map_bytes: settings.map_bytes,
+            hasher: KeyHasher(settings.hash_seeds),
+            now_ms,
+            horizon_ms: now_ms.saturating_add(config.delete_retention_ms()),
+            remembered: &|| self.group.with_owner(|r| r.producers().remembered()),
+            pace: &|bytes| pace.take(bytes, wanted),
+        };
+        let mut done = Done::default();
+        let outcome = task.run(&mut done);
+        metrics::compacted(metrics::Compacted {
+            bytes_read: done.bytes_read,
+            bytes_written: done.bytes_written,
+            kept: done.kept,
+            removed: done.removed,
+        });
+        info!(
+            topic = self.topic,
+            partition = self.index,
+            from = dirt.from,
+            to = dirt.to,
+            ?done,
+            took = ?begun.elapsed(),
+            whole = outcome.is_ok(),
+            "compacted"
+        );
+        outcome.map(|()| done)
+    }
+}
+
+/// The longest sleep between two looks at whether the work is still wanted.
+const NAP: Duration = Duration::from_millis(200);
+
+/// A rate for work on a thread that may sleep.
+struct Pace {
+    bytes_per_second: u64,
+    begun: Instant,
+    bytes: std::sync::atomic::AtomicU64,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            begun: Instant::now(),
+            bytes: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    /// How long it takes at the rate until this much more may be done.
+    fn due_at(&self, bytes: u64) -> Duration {
+        let total = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match self.bytes_per_second {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs_f64(total as f64 / rate as f64),
+        }
+    }
+
+    fn take(&self, bytes: u64, wanted: &dyn Fn() -> bool) -> bool {
+        let due = self.due_at(bytes);
+        loop {
+            if !wanted() {
+                return false;
+            }
+            match due.checked_sub(self.begun.elapsed()) {
+                None | Some(Duration::ZERO) => return true,
+                Some(left) => std::thread::sleep(left.min(NAP)),
+            }
+        }
+    }
+}
