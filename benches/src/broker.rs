@@ -3,7 +3,9 @@
 
 use anyhow::{Context, Result, bail};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::str::FromStr;
@@ -89,6 +91,21 @@ impl Target {
         for answer in self.admin()?.create_topics([&new], &options).await? {
             if let Err((name, code)) = answer {
                 bail!("{}: create topic {name}: {code}", self.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a topic's configuration: what is not named goes back to its default.
+    pub async fn configure(&self, topic: &str, settings: &[(String, String)]) -> Result<()> {
+        let topic = ResourceSpecifier::Topic(topic);
+        let entries = settings.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let config = AlterConfig::new(topic);
+        let config = entries.fold(config, |config, (k, v)| config.set(k, v));
+        let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
+        for answer in self.admin()?.alter_configs([&config], &options).await? {
+            if let Err((_, code)) = answer {
+                bail!("{}: configure a topic: {code}", self.name);
             }
         }
         Ok(())

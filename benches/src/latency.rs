@@ -32,6 +32,14 @@ pub(crate) struct Options {
     size: usize,
 }
 
+/// One round.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub rate: u32,
+    pub seconds: u32,
+    pub size: usize,
+}
+
 const PERCENTILES: [f64; 4] = [50.0, 99.0, 99.9, 100.0];
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,7 +52,12 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             target
                 .create_topic(&topic, 1, options.brokers.replicas)
                 .await?;
-            let histogram = tokio::task::block_in_place(|| one(options, target, &topic))?;
+            let plan = Plan {
+                rate: options.rate,
+                seconds: options.seconds,
+                size: options.size,
+            };
+            let histogram = tokio::task::block_in_place(|| one(plan, target, &topic))?;
             for (percentile, rounds) in PERCENTILES.iter().zip(shown) {
                 rounds.push(histogram.value_at_percentile(*percentile) as f64 / 1e3);
             }
@@ -62,7 +75,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 }
 
 /// One round; microseconds.
-fn one(options: &Options, target: &Target, topic: &str) -> Result<Histogram<u64>> {
+pub(crate) fn one(options: Plan, target: &Target, topic: &str) -> Result<Histogram<u64>> {
     let warm_up = options.rate * options.seconds / 5;
     let total = warm_up + options.rate * options.seconds;
     let consumer = reader(target, topic)?;
@@ -101,7 +114,7 @@ fn reader(target: &Target, topic: &str) -> Result<BaseConsumer> {
 }
 
 fn write(
-    options: &Options,
+    options: Plan,
     producer: &ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
     topic: &str,
     origin: Instant,

@@ -7,6 +7,7 @@
 
 mod broker;
 mod catch_up;
+mod compaction;
 mod failover;
 mod latency;
 mod lifecycle;
@@ -45,6 +46,8 @@ enum Command {
     Scale(scale::Options),
     /// Empty one broker's disk under load: how fast it is filled again, and what clients notice
     CatchUp(catch_up::Options),
+    /// Fill a compacted topic, let compaction begin, and watch its size; what another producer notices
+    Compaction(compaction::Options),
     /// Start a logd on an empty directory and time its first answer
     Start(lifecycle::StartOptions),
     /// Fill partitions, SIGKILL the broker, and time its first answer with the right end offsets
@@ -79,6 +82,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Failover(options) => failover::run(&options).await,
         Command::Scale(options) => scale::run(&options).await,
         Command::CatchUp(options) => catch_up::run(&options).await,
+        Command::Compaction(options) => compaction::run(&options).await,
         Command::Start(options) => lifecycle::start(&options),
         Command::Recovery(options) => lifecycle::recovery(&options).await,
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 /// A topic's rules.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rules {
-    /// The part of a log that must be dirty before it is worth it.
+    /// It is worth it if a larger part of a log than this is dirty: 1 is never.
     pub dirty_ratio_min: f64,
     /// Records younger than this stay as they are.
     pub lag_min_ms: i64,
@@ -68,7 +68,7 @@ pub fn dirt(segments: &[SegmentInfo], limits: &Limits, rules: &Rules, now_ms: i6
         to: last.next_offset,
         bytes,
         ratio,
-        due: cannot_wait || (bytes > 0 && ratio >= rules.dirty_ratio_min),
+        due: cannot_wait || (bytes > 0 && ratio > rules.dirty_ratio_min),
     })
 }
 
@@ -145,10 +145,15 @@ mod tests {
 
     #[test]
     fn what_is_dirty_begins_behind_the_last_clean_segment() {
-        let dirt = dirt(&three(), &limits(30), &RULES, 9_000).unwrap();
-        assert_eq!((dirt.from, dirt.to, dirt.bytes), (10, 30, 110));
-        assert!((dirt.ratio - 110.0 / 210.0).abs() < 1e-9);
-        assert!(dirt.due);
+        let found = dirt(&three(), &limits(30), &RULES, 9_000).unwrap();
+        assert_eq!((found.from, found.to, found.bytes), (10, 30, 110));
+        assert!((found.ratio - 110.0 / 210.0).abs() < 1e-9);
+        assert!(found.due);
+        let mut rules = RULES;
+        rules.dirty_ratio_min = 1.0;
+        let new = [&three()[1..3], &three()[3..]].concat();
+        let never = dirt(&new, &limits(30), &rules, 9_000).unwrap();
+        assert!(!never.due, "all of it is dirty, which is not more than all");
     }
 
     #[test]
