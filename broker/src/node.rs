@@ -556,6 +556,7 @@ fn partition_spec(
         node_of: node_of.clone(),
         founders: topic.founders(&cluster.view(), index),
         floor: 0,
+        generation: topic.generation(index),
         internal: topic.internal,
         founds: topic.founder(&cluster.view(), index) == Some(cluster.disk()),
         heard_by: heard_by.clone(),

@@ -128,6 +128,7 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         stamp: unstamped,
         timers: Timers::Own,
         floor: 0,
+        generation: 0,
         client_data: false,
         links: around.links.clone(),
         on_role: Arc::new(|_| {}),

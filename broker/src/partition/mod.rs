@@ -108,6 +108,8 @@ pub struct Spec {
     pub founds: bool,
     /// The replica votes once it holds this index again: it acknowledged it before it was damaged. 0 for none.
     pub floor: u64,
+    /// How often the partition was recovered by force.
+    pub generation: u32,
     /// The broker's own records, which a full disk must still take.
     pub internal: bool,
     /// Whether a voter has heard this broker a moment ago.
@@ -128,6 +130,7 @@ pub struct Partition {
     replica: ReplicaId,
     founders: BTreeSet<ReplicaId>,
     floor: AtomicU64,
+    generation: u32,
     node_of: NodeOf,
     heard_by: HeardBy,
     lapses: Lapses,
@@ -176,6 +179,7 @@ impl Partition {
             stamp: stamp_batch,
             timers: spec.timers,
             floor: spec.floor,
+            generation: spec.generation,
             client_data: !spec.internal,
             links: spec.links,
             on_role: Arc::new(move |role| {
@@ -192,6 +196,7 @@ impl Partition {
             replica: spec.replica,
             founders: spec.founders,
             floor: AtomicU64::new(spec.floor),
+            generation: spec.generation,
             node_of: spec.node_of,
             heard_by: spec.heard_by,
             lapses: spec.lapses,
@@ -338,6 +343,16 @@ impl Partition {
     /// If the group has stopped.
     pub async fn hail(&self) -> Result<(), ProposeError> {
         self.group.hail().await
+    }
+
+    /// How often the partition had been recovered by force when this replica was opened.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The voters, of both halves while they change: an election takes a majority of each.
+    pub fn electorates(&self) -> Vec<BTreeSet<ReplicaId>> {
+        self.group.electorates()
     }
 
     pub fn key(&self) -> LogKey {

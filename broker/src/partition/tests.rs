@@ -48,6 +48,7 @@ async fn opened_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         founders: BTreeSet::from([1]),
         founds: true,
         floor: 0,
+        generation: 0,
         internal: false,
         heard_by: Arc::new(|_| false),
         lapses: Arc::new(|| 0),

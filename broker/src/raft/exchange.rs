@@ -1,6 +1,8 @@
 //! Where messages of other brokers' replicas arrive, and find the group they are for.
 //!
-//! Invariant: a message reaches a group only if it is meant for this disk's replica of it. A group
+//! Invariant: a message reaches a group only if it is meant for this disk's replica of it, and comes from
+//! the same generation: a group that was recovered by force and what is left of the one before have
+//! nothing to say to each other, neither votes nor acknowledgements. A group
 //! that is not open (yet, or any more) is said so, and the sender tries again. A candidate gets no vote
 //! for a group that has no timers of its own while this broker hears that group's leader, unless the
 //! leader itself hands over to it: two brokers that cannot hear each other would else depose each other
@@ -27,6 +29,7 @@ use std::sync::Arc;
 /// One open group, as its peers see it.
 trait Member: Send + Sync {
     fn replica(&self) -> ReplicaId;
+    fn generation(&self) -> u32;
     fn receive(&self, kind: Kind) -> BoxFuture<'static, Kind>;
     /// Whether a replica votes in the group.
     fn votes(&self, replica: ReplicaId) -> bool;
@@ -77,6 +80,7 @@ impl Exchange {
         let key = log.key();
         let door = Door {
             replica: spec.replica,
+            generation: spec.generation,
             raft,
             candidacy: self.candidacy(role.clone(), log),
             role,
@@ -128,12 +132,19 @@ impl Exchange {
             let (meant, here) = (message.to, member.replica());
             return Err(format!("it is for disk {meant}, this is disk {here}"));
         }
+        if member.generation() != message.generation {
+            let (theirs, ours) = (message.generation, member.generation());
+            return Err(format!(
+                "it is of generation {theirs} of the group, this replica of {ours}: one of them is from before a forced recovery"
+            ));
+        }
         Ok((member, kind))
     }
 }
 
 struct Door<A: Apply> {
     replica: ReplicaId,
+    generation: u32,
     raft: Raft<TypeConfig, Machine<A>>,
     role: Arc<RoleCell>,
     candidacy: Candidacy,
@@ -176,6 +187,10 @@ impl<A: Apply> Door<A> {
 impl<A: Apply> Member for Door<A> {
     fn replica(&self) -> ReplicaId {
         self.replica
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
     }
 
     fn votes(&self, replica: ReplicaId) -> bool {

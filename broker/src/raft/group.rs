@@ -53,6 +53,8 @@ pub struct GroupSpec {
     pub timers: Timers,
     /// This replica votes only while it holds this index: it acknowledged it before its files were damaged.
     pub floor: u64,
+    /// How often the group was recovered by force: others of another generation are not heard.
+    pub generation: u32,
     /// Its entries are clients' records: a full disk takes none.
     pub client_data: bool,
     pub links: Links,
@@ -290,6 +292,7 @@ impl<A: Apply> Group<A> {
         let config = config(&spec).map_err(raft_error)?;
         let network = Network {
             key,
+            generation: spec.generation,
             transport: spec.links.transport.clone(),
             exchange: spec.links.exchange.clone(),
             throttle: spec.links.throttle.clone(),

@@ -90,6 +90,14 @@ impl<A: Apply> Group<A> {
         self.raft.voter_ids().eq([self.replica])
     }
 
+    /// The voters, of both halves while they change: an election takes a majority of each.
+    pub fn electorates(&self) -> Vec<BTreeSet<ReplicaId>> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.get_joint_config().clone()
+    }
+
     /// True if a majority of the voters (of both halves, while they change) passes.
     pub fn has_majority(&self, passes: impl Fn(ReplicaId) -> bool) -> bool {
         let metrics = self.raft.metrics();

@@ -10,6 +10,7 @@ mod candidacy;
 mod codec;
 mod exchange;
 mod files;
+mod force;
 mod group;
 mod leadership;
 mod log_store;
@@ -29,6 +30,7 @@ mod suite_tests;
 
 pub use codec::CodecError;
 pub use exchange::{Exchange, Room};
+pub use force::{ForceError, force_alone};
 pub use group::{
     Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Refusal, Role, Timers,
 };

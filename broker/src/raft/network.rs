@@ -86,6 +86,7 @@ impl Transport for Alone {
 
 pub(super) struct Network {
     pub key: LogKey,
+    pub generation: u32,
     pub transport: Arc<dyn Transport>,
     pub candidacy: Candidacy,
     pub exchange: Exchange,
@@ -97,6 +98,7 @@ type Replies<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError
 
 pub(super) struct Peer {
     key: LogKey,
+    generation: u32,
     to: ReplicaId,
     transport: Arc<dyn Transport>,
     candidacy: Candidacy,
@@ -111,6 +113,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: ReplicaId, _node: &BasicNode) -> Self::Network {
         Peer {
             key: self.key,
+            generation: self.generation,
             to: target,
             transport: self.transport.clone(),
             candidacy: self.candidacy.clone(),
@@ -135,6 +138,7 @@ impl Peer {
             to: self.to,
             kind: Some(kind),
             in_order,
+            generation: self.generation,
         }
     }
 
