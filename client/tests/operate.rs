@@ -203,7 +203,9 @@ fn what_is_not_there_is_said(cluster: &Cluster) {
     let recover = ["partition", "recover", "orders/0"];
     cluster.run(&recover).code(2).says("--accept-data-loss");
     let refused = cluster.run(&[&recover[..], &["--accept-data-loss"]].concat());
-    refused.code(1).says("nothing is forced");
+    refused.code(1).says("it has a leader");
+    let dry = cluster.run(&[&recover[..], &["--dry-run"]].concat());
+    dry.code(1).says("nothing is to be recovered");
     let nobody = cluster.run(&["cluster", "info", "--rpc", "127.0.0.1:1"]);
     nobody
         .code(5)

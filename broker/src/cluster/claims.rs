@@ -67,6 +67,7 @@ fn claim(cluster: &Cluster, standings: &Standings, partition: &Partition) {
         *r == me || (alive && members.lag(*r) <= LAG_MAX)
     };
     let claim = Claim {
+        generation: partition.generation(),
         term: leadership.epoch as u64,
         node: cluster.node_id(),
         voters: members.voters.iter().copied().collect(),

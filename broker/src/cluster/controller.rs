@@ -17,8 +17,10 @@ use crate::raft::{Group, Proposal, ProposeError, ReplicaId};
 use bytes::Bytes;
 use logd_proto::Uuid;
 use logd_proto::rpc::v1::{ProposeRequest, ProposeResponse};
+use logd_storage::Disk;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -73,6 +75,8 @@ pub struct Cluster {
     leaders: Arc<Leaders>,
     pub(super) vetting: Arc<Vetting>,
     pub(super) registry: Arc<Registry>,
+    pub(super) storage: Disk,
+    pub(super) data_dir: PathBuf,
     pub(super) defaults: (i32, i16),
     /// Next id and end of the block this broker was given.
     producer_ids: Mutex<std::ops::Range<i64>>,
@@ -111,6 +115,8 @@ impl Cluster {
             leaders: around.door.leaders(),
             vetting: around.door.vetting(),
             registry: around.registry.clone(),
+            storage: around.disk.clone(),
+            data_dir: around.data_dir.clone(),
             defaults: (spec.default_partitions, spec.default_replication),
             producer_ids: Mutex::new(0..0),
             refill: tokio::sync::Mutex::new(()),

@@ -9,11 +9,11 @@
 //! Not here: finding damage (reads, and the scrubber), and a group with one voter: there is nobody to
 //! write it again, and what can still be read is worth more.
 
+use super::notes;
 use bytes::Bytes;
 use logd_storage::{Disk, Log, LogKey, LogOptions};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
@@ -31,31 +31,15 @@ struct Note {
 }
 
 fn path_of(data_dir: &Path, key: LogKey) -> PathBuf {
-    let topic: String = key.topic.iter().map(|b| format!("{b:02x}")).collect();
-    data_dir
-        .join(FOLDER)
-        .join(format!("{topic}-{}.json", key.partition))
+    notes::path_of(data_dir, FOLDER, key)
 }
 
 fn read(path: &Path) -> io::Result<Option<Note>> {
-    match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(io::Error::from),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
+    notes::read(path)
 }
 
 fn write(path: &Path, note: &Note) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(note)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(folder)?.sync_all()
+    notes::write(path, note)
 }
 
 /// Notes that a damaged log is to be written again. Durable on return.
@@ -147,9 +131,8 @@ pub fn end(data_dir: &Path, key: LogKey) {
 
 /// Forgets a note, also of a replica that is elsewhere now; false if there is none.
 pub fn forget(data_dir: &Path, key: LogKey) -> bool {
-    match fs::remove_file(path_of(data_dir, key)) {
-        Ok(()) => true,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+    match notes::remove(&path_of(data_dir, key)) {
+        Ok(there) => there,
         Err(error) => {
             warn!(%error, "a note about healing stays; the replica waits once more after a restart");
             false

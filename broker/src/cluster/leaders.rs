@@ -1,6 +1,6 @@
 //! Who leads what, as every broker has heard it.
 //!
-//! Promise: of two claims for a partition the one of the higher term stands. What this broker leads
+//! Promise: of two claims for a partition the one of the higher term stands, within a generation of its group. What this broker leads
 //! it tells every peer: changes as they come, and everything to whoever (re)connects.
 //! Not here: elections. A claim is made by a leader that serves.
 
@@ -31,6 +31,8 @@ type Key = (Uuid, i32);
 /// Who leads a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
+    /// How often the partition was recovered by force.
+    pub generation: u32,
     pub term: u64,
     pub node: i32,
     /// The disks that vote in the group, and those of them that keep up.
@@ -43,6 +45,12 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The later of two claims has more of this. What is left of a group that was recovered by force
+    /// elects nobody who counts, whatever its terms.
+    fn standing(&self) -> (u32, u64) {
+        (self.generation, self.term)
+    }
+
     /// True if each of the brokers that should hold the partition keeps up with its leader.
     pub fn is_kept_by(&self, view: &ClusterState, nodes: &[i32]) -> bool {
         nodes.iter().all(|node| {
@@ -114,7 +122,7 @@ impl Leaders {
         let number = {
             let mut table = self.table.write();
             let known = table.claims.get(&(topic, index));
-            if known.is_some_and(|k| k.term > claim.term || *k == claim) {
+            if known.is_some_and(|k| k.standing() > claim.standing() || *k == claim) {
                 return;
             }
             table.claims.insert((topic, index), claim);
@@ -137,6 +145,7 @@ impl Leaders {
                 };
                 let key = (Uuid::from_bytes(id), leader.partition as i32);
                 let claim = Claim {
+                    generation: leader.generation,
                     term: leader.term,
                     node: leader.node_id,
                     voters: leader.voters,
@@ -145,7 +154,7 @@ impl Leaders {
                     settled_at: leader.settled_at,
                 };
                 let known = table.claims.get(&key);
-                if known.is_none_or(|k| k.term <= claim.term) {
+                if known.is_none_or(|k| k.standing() <= claim.standing()) {
                     table.claims.insert(key, claim);
                 }
             }
@@ -178,6 +187,7 @@ impl Leaders {
             Some(rpc::Leader {
                 topic_id: Bytes::copy_from_slice(key.0.as_bytes()),
                 partition: key.1 as u32,
+                generation: claim.generation,
                 term: claim.term,
                 node_id: claim.node,
                 voters: claim.voters.clone(),
@@ -275,6 +285,7 @@ mod tests {
 
     fn claim(term: u64, node: i32) -> Claim {
         Claim {
+            generation: 0,
             term,
             node,
             voters: vec![1, 2, 3],
@@ -311,6 +322,18 @@ mod tests {
             Some((5, 2))
         );
         leaders.claim(topic(), 0, claim(6, 1));
+        assert_eq!(leaders.get(&topic(), 0).map(|c| c.node), Some(1));
+    }
+
+    #[test]
+    fn what_is_left_of_a_group_that_was_recovered_by_force_leads_nothing() {
+        let leaders = Leaders::default();
+        let recovered = Claim {
+            generation: 1,
+            ..claim(7, 1)
+        };
+        leaders.claim(topic(), 0, recovered);
+        leaders.note(said(9_000, 2));
         assert_eq!(leaders.get(&topic(), 0).map(|c| c.node), Some(1));
     }
 

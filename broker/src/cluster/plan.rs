@@ -115,6 +115,7 @@ pub(super) fn plan(
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
             grown: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
             partitions,
             replication: wish,
             overrides,

@@ -55,14 +55,41 @@ pub fn evacuate(state: &ClusterState, node: i32, alive: Alive) -> Vec<Move> {
     work.moves()
 }
 
-/// How many replicas a topic's partitions should have.
-fn wanted(topic: &Topic, default: i16, brokers: usize) -> usize {
+/// Who should have a partition that goes on from one broker alone: those of its replicas that are there, and
+/// as many others as are wanted. Unlike in a plan, two are better than one: the data has just been lost twice.
+pub fn refill(
+    state: &ClusterState,
+    topic: &Topic,
+    index: i32,
+    survivor: i32,
+    alive: Alive,
+    default_replication: i16,
+) -> Vec<i32> {
+    let work = Work::new(state, alive, default_replication);
+    let before = topic.target(index).into_iter().flatten().copied();
+    let stay = before.filter(|n| *n != survivor && work.usable.contains(n));
+    let mut target: Vec<i32> = std::iter::once(survivor).chain(stay).collect();
+    while target.len() < wish(topic, default_replication)
+        && let Some(node) = work.best(&target, None)
+    {
+        target.push(node);
+    }
+    target
+}
+
+/// How many replicas somebody wants, whether or not there are brokers enough.
+fn wish(topic: &Topic, default: i16) -> usize {
     let usual = match usize::try_from(default) {
         Ok(configured) if configured > 0 => configured,
         _ => USUAL_REPLICATION,
     };
     let wish = topic.replication.and_then(|r| usize::try_from(r).ok());
-    let wish = wish.unwrap_or(usual);
+    wish.unwrap_or(usual)
+}
+
+/// How many replicas a topic's partitions should have.
+fn wanted(topic: &Topic, default: i16, brokers: usize) -> usize {
+    let wish = wish(topic, default);
     // Two replicas where three are wanted are no better than one: either's loss stops both.
     if wish <= brokers { wish } else { 0 }
 }

@@ -27,6 +27,7 @@ fn topic(n: u8, partitions: Vec<Vec<i32>>, replication: Option<i16>) -> TopicRec
         moves: BTreeMap::new(),
         moved: BTreeSet::new(),
         grown: BTreeMap::new(),
+        recoveries: BTreeMap::new(),
         overrides: BTreeMap::new(),
     }
 }

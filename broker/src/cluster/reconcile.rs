@@ -7,6 +7,7 @@
 
 use super::claims::Claims;
 use super::controller::Cluster;
+use super::generations;
 use super::heal;
 use super::leaders::Claim;
 use super::state::{ClusterState, Command, Topic, TopicId};
@@ -47,6 +48,7 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Own {
     pub disk: u64,
+    pub generation: u32,
     pub term: u64,
     /// One more than the last entry here that says who is a member; 0 for none.
     pub named_at: u64,
@@ -56,7 +58,7 @@ pub struct Own {
 pub fn let_go(own: Own, claim: Option<&Claim>) -> bool {
     claim.is_some_and(|c| {
         let later = c.term >= own.term && c.settled_at > 0 && c.settled_at >= own.named_at;
-        let led = !c.voters.is_empty();
+        let led = !c.voters.is_empty() && c.generation == own.generation;
         later && led && !c.voters.contains(&own.disk) && !c.learners.contains(&own.disk)
     })
 }
@@ -150,6 +152,36 @@ impl Reconciler {
         }
     }
 
+    /// A replica of a partition that was recovered by force since it was opened serves nobody any more.
+    async fn close_outdated(&self, state: &ClusterState) {
+        for partition in self.registry.all() {
+            let (id, index) = (partition.topic_id(), partition.index());
+            let topic = state.topics.get(&id);
+            if topic.is_some_and(|t| t.generation(index) > partition.generation()) {
+                let (topic, generation) = (partition.topic(), partition.generation());
+                warn!(topic, partition = index, generation, "a replica is closed: its partition is recovered by force");
+                self.registry.remove(&id, index);
+                partition.close().await;
+            }
+        }
+    }
+
+    /// What is known of a replica before it is opened.
+    fn replica(&self, topic: &Topic, index: i32) -> generations::Replica {
+        let claim = self.cluster.leaders().get(&topic.id, index);
+        let target = topic.target(index);
+        generations::Replica {
+            key: LogKey {
+                topic: topic.id.to_bytes(),
+                partition: index as u32,
+            },
+            disk: self.cluster.disk(),
+            recovery: topic.recoveries.get(&index).copied(),
+            led: claim.map(|c| c.generation),
+            wanted: target.is_some_and(|t| t.contains(&self.cluster.node_id())),
+        }
+    }
+
     /// Damaged replicas are handed over if they lead, and then closed to be written again by whoever leads.
     async fn heal(&self) {
         for partition in self.registry.all() {
@@ -201,6 +233,7 @@ impl Reconciler {
     /// One difference acted upon; false if something is left to try again.
     pub async fn round(&self, state: &ClusterState) -> bool {
         self.drop_failed().await;
+        self.close_outdated(state).await;
         self.heal().await;
         let all = self.registry.all();
         reconfigure(state, &all);
@@ -213,12 +246,12 @@ impl Reconciler {
         for action in actions {
             match action {
                 Action::Delete { topic, index } => {
-                    let done = self.delete(topic, index, "its topic is deleted").await;
+                    let done = self.delete(topic, index, Why::TopicDeleted).await;
                     *deleted.entry(topic).or_default() += usize::from(done);
                     clean &= done;
                 }
                 Action::Release { topic, index } => {
-                    let done = self.delete(topic, index, "it is elsewhere now").await;
+                    let done = self.delete(topic, index, Why::Elsewhere).await;
                     if done {
                         info!(topic_id = %TopicId(topic), partition = index, "a replica that is elsewhere now moved to the trash");
                     }
@@ -228,8 +261,9 @@ impl Reconciler {
                     if opening.len() >= OPENING_AT_ONCE {
                         clean &= self.opened(opening.join_next().await);
                     }
+                    let replica = self.replica(&topic, index);
                     let (spec, disk) = ((self.spec)(&topic, index), self.disk.clone());
-                    opening.spawn(open(spec, disk, self.data_dir.clone()));
+                    opening.spawn(open(spec, disk, self.data_dir.clone(), replica));
                 }
             }
         }
@@ -254,6 +288,7 @@ impl Reconciler {
         let gone = leaving.filter(|p| {
             let own = Own {
                 disk: self.cluster.disk(),
+                generation: p.generation(),
                 term: u64::try_from(p.leadership().epoch).unwrap_or(0),
                 named_at: p.members().named_at,
             };
@@ -265,7 +300,8 @@ impl Reconciler {
 
     fn opened(&self, result: Option<Result<Opened, tokio::task::JoinError>>) -> bool {
         match result {
-            Some(Ok(Ok(partition))) => {
+            Some(Ok(Ok(None))) => true,
+            Some(Ok(Ok(Some(partition)))) => {
                 let (topic, index) = (partition.topic_id(), partition.index());
                 self.registry.insert(partition);
                 self.claims.due(topic, index);
@@ -293,7 +329,7 @@ impl Reconciler {
         }
     }
 
-    async fn delete(&self, topic: Uuid, index: i32, why: &str) -> bool {
+    async fn delete(&self, topic: Uuid, index: i32, why: Why) -> bool {
         if let Some(partition) = self.registry.remove(&topic, index) {
             partition.close().await;
         }
@@ -302,20 +338,25 @@ impl Reconciler {
             partition: index as u32,
         };
         let (disk, data_dir) = (self.disk.clone(), self.data_dir.clone());
+        // What is elsewhere now may come back.
+        let for_good = why == Why::TopicDeleted;
         let deleting = move || {
             let deleted = disk.delete_log(key);
             if deleted.is_ok() {
                 heal::forget(&data_dir, key);
+                if for_good {
+                    generations::forget(&data_dir, key);
+                }
             }
             deleted
         };
         match tokio::task::spawn_blocking(deleting).await {
             Ok(Ok(())) => {
-                debug!(topic_id = %TopicId(topic), partition = index, why, "replica moved to the trash");
+                debug!(topic_id = %TopicId(topic), partition = index, ?why, "replica moved to the trash");
                 true
             }
             Ok(Err(error)) => {
-                warn!(topic_id = %TopicId(topic), partition = index, why, %error, "a replica could not be removed; trying again");
+                warn!(topic_id = %TopicId(topic), partition = index, ?why, %error, "a replica could not be removed; trying again");
                 false
             }
             Err(_) => false,
@@ -357,7 +398,15 @@ fn reconfigure(state: &ClusterState, all: &[Arc<Partition>]) {
     }
 }
 
-type Opened = Result<Arc<Partition>, Unopened>;
+/// Why a replica goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    TopicDeleted,
+    Elsewhere,
+}
+
+/// Nothing, if the replica is not to be opened, or not yet.
+type Opened = Result<Option<Arc<Partition>>, Unopened>;
 
 /// A partition that cannot be opened, and why.
 struct Unopened {
@@ -366,19 +415,20 @@ struct Unopened {
     why: String,
 }
 
-async fn open(spec: Spec, disk: Disk, data_dir: PathBuf) -> Opened {
+async fn open(
+    spec: Spec,
+    disk: Disk,
+    data_dir: PathBuf,
+    replica: generations::Replica,
+) -> Opened {
     let (topic, index) = ((spec.topic.clone(), spec.topic_id), spec.index);
-    let key = LogKey {
-        topic: spec.topic_id.to_bytes(),
-        partition: spec.index as u32,
-    };
     let options = spec.config.log_options();
-    let on = disk.clone();
-    let log = tokio::task::spawn_blocking(move || heal::open(&data_dir, &on, key, options)).await;
-    let opened = match log.unwrap_or_else(|e| Err(e.to_string())) {
-        Ok((log, floor)) => Partition::open(Spec { floor, ..spec }, disk, log)
+    let opened = match generations::bring(data_dir, disk.clone(), options, replica).await {
+        Ok(Some((log, floor))) => Partition::open(Spec { floor, ..spec }, disk, log)
             .await
+            .map(Some)
             .map_err(|e| e.to_string()),
+        Ok(None) => Ok(None),
         Err(error) => Err(error),
     };
     opened.map_err(|why| Unopened { topic, index, why })
@@ -414,6 +464,7 @@ mod tests {
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
             grown: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }));
         s
@@ -466,10 +517,12 @@ mod tests {
     fn only_a_later_word_of_the_leader_lets_a_replica_go() {
         let own = Own {
             disk: 7,
+            generation: 1,
             term: 4,
             named_at: 20,
         };
         let claim = |term, settled_at, voters: &[u64]| Claim {
+            generation: 1,
             term,
             node: 2,
             voters: voters.to_vec(),
@@ -482,6 +535,11 @@ mod tests {
         assert!(!let_go(own, Some(&claim(3, 21, &[8, 9]))), "an older term");
         assert!(!let_go(own, Some(&claim(4, 19, &[8, 9]))), "before it came");
         assert!(!let_go(own, Some(&claim(4, 0, &[8, 9]))), "still changing");
+        let before = Claim {
+            generation: 0,
+            ..claim(9, 21, &[8, 9])
+        };
+        assert!(!let_go(own, Some(&before)), "of a group that is no more");
         assert!(!let_go(own, Some(&claim(4, 21, &[7, 9]))), "it votes");
         let learning = Claim {
             learners: vec![7],

@@ -7,6 +7,7 @@
 use super::alter::Alteration;
 use super::duty::Duty;
 use super::grow::Addition;
+use super::recovery::{Forced, Recovery};
 use super::targets::{Move, MoveRefusal};
 use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
@@ -80,6 +81,8 @@ pub struct Topic {
     pub moved: BTreeSet<i32>,
     /// As `disks`, for the partitions from this number on, which were added later.
     pub grown: BTreeMap<i32, BTreeMap<i32, u64>>,
+    /// Partitions that were recovered by force, and the last time of each.
+    pub recoveries: BTreeMap<i32, Recovery>,
     pub config: Arc<TopicConfig>,
     pub overrides: BTreeMap<String, String>,
 }
@@ -102,6 +105,8 @@ pub struct TopicRecord {
     pub moved: BTreeSet<i32>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grown: BTreeMap<i32, BTreeMap<i32, u64>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub recoveries: BTreeMap<i32, Recovery>,
     #[serde(default)]
     pub overrides: BTreeMap<String, String>,
 }
@@ -141,6 +146,8 @@ pub enum Command {
     MovesOver {
         over: Vec<Move>,
     },
+    /// A partition that has lost its majority goes on with what one replica has.
+    Recover(Forced),
     SetDuty {
         node: i32,
         duty: Duty,
@@ -196,6 +203,8 @@ pub enum Refusal {
         "this disk's broker was decommissioned; move its data directory away and let the broker join as a new one"
     )]
     Removed,
+    #[error("it was recovered meanwhile: {now} times by now")]
+    Recovered { now: u32 },
     #[error("the topic's configuration is not one this version understands: {0}")]
     Config(String),
 }
@@ -296,6 +305,7 @@ impl ClusterState {
             }
             Command::SetTargets { moves } => self.set_targets(moves),
             Command::MovesOver { over } => self.moves_over(over),
+            Command::Recover(forced) => self.recover(forced),
             Command::SetDuty { node, duty } => self.set_duty(node, duty),
             Command::RemoveBroker { node } => self.remove_broker(node),
         }
@@ -452,6 +462,7 @@ fn to_topic(record: TopicRecord) -> Result<Topic, String> {
         moves: record.moves,
         moved: record.moved,
         grown: record.grown,
+        recoveries: record.recoveries,
         config: Arc::new(config),
         overrides: record.overrides,
     })
@@ -468,6 +479,7 @@ fn to_record(topic: &Topic) -> TopicRecord {
         moves: topic.moves.clone(),
         moved: topic.moved.clone(),
         grown: topic.grown.clone(),
+        recoveries: topic.recoveries.clone(),
         overrides: topic.overrides.clone(),
     }
 }
@@ -487,6 +499,7 @@ mod tests {
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
             grown: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }
     }

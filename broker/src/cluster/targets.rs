@@ -194,6 +194,7 @@ pub(super) mod tests {
             moves: BTreeMap::new(),
             moved: BTreeSet::new(),
             grown: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
             overrides: BTreeMap::new(),
         }));
         s

@@ -6,6 +6,7 @@
 
 mod describe;
 mod partitions;
+mod recover;
 mod status;
 
 use crate::cluster::{Cluster, Duty, Move, Topic, TopicId};
@@ -207,9 +208,19 @@ impl Admin for Control {
     async fn recover_partition(
         &self,
         request: Request<api::RecoverPartitionRequest>,
-    ) -> Answer<api::Done> {
+    ) -> Answer<api::RecoverPartitionResponse> {
         let (ready, wanted) = (self.ready()?, request.into_inner());
-        ready.partition(&wanted.topic, wanted.partition)?;
-        Err(ready.unrecoverable(&wanted))
+        let topic = ready.partition(&wanted.topic, wanted.partition)?;
+        Ok(Response::new(ready.recover(&topic, &wanted).await?))
+    }
+
+    async fn describe_replica(
+        &self,
+        request: Request<api::DescribeReplicaRequest>,
+    ) -> Answer<api::Replica> {
+        let (ready, wanted) = (self.ready()?, request.into_inner());
+        let topic = ready.partition(&wanted.topic, wanted.partition)?;
+        let held = ready.cluster.replica_here(&topic.id, wanted.partition);
+        Ok(Response::new(recover::told(held)))
     }
 }

@@ -75,6 +75,7 @@ impl Ready {
             epoch: -1,
             target: topic.target(index).cloned().unwrap_or_default(),
             before: topic.moves.get(&index).cloned().unwrap_or_default(),
+            forced_recoveries: topic.generation(index),
             ..api::Partition::default()
         };
         if let Some(claim) = claim {
@@ -102,26 +103,5 @@ impl Ready {
             shown.high_watermark = Some(partition.offsets().high_watermark);
         }
         shown
-    }
-
-    /// Why a group cannot be forced down to what one replica has.
-    pub(super) fn unrecoverable(&self, wanted: &api::RecoverPartitionRequest) -> Status {
-        if !wanted.accept_data_loss {
-            let why = "recovering a partition from one replica loses what only the others had: say that this is accepted";
-            return Status::invalid_argument(why);
-        }
-        let view = self.cluster.view();
-        let topic = view.topic(&wanted.topic);
-        let target = topic.and_then(|t| t.target(wanted.partition));
-        let (here, away): (Vec<i32>, Vec<i32>) = target
-            .into_iter()
-            .flatten()
-            .partition(|n| self.cluster.is_alive(**n));
-        Status::unimplemented(format!(
-            "members of a group are changed by its leader alone, and a leader needs a majority of them; the Raft \
-             library offers no safe way around that, so nothing is forced. Brokers {here:?} have a replica and are \
-             there, {away:?} are away: bring one of those back, or its disk to another machine. What a replica has \
-             can be read with `logctl debug dump` and produced to a new topic"
-        ))
     }
 }

@@ -1,6 +1,8 @@
 //! The one table from the cluster's errors to gRPC statuses.
 
-use crate::cluster::{DutyError, ElectError, MoveError, MoveRefusal};
+use crate::cluster::{
+    DutyError, ElectError, MoveError, MoveRefusal, RecoverError, RecoveryRefusal,
+};
 use tonic::{Code, Status};
 
 pub fn duty(error: &DutyError) -> Status {
@@ -32,6 +34,26 @@ pub fn moved(error: &MoveError) -> Status {
             Code::InvalidArgument
         }
         MoveError::Leaderless | MoveError::Unavailable(_) => Code::Unavailable,
+    };
+    Status::new(code, error.to_string())
+}
+
+pub fn recovery(refusal: &RecoveryRefusal) -> Status {
+    let code = match refusal {
+        RecoveryRefusal::NoReplica(_) => Code::NotFound,
+        RecoveryRefusal::Silent(_) => Code::Unavailable,
+        RecoveryRefusal::Led(_)
+        | RecoveryRefusal::Majority(_)
+        | RecoveryRefusal::Damaged { .. }
+        | RecoveryRefusal::NothingLeft => Code::FailedPrecondition,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+pub fn recovered(error: &RecoverError) -> Status {
+    let code = match error {
+        RecoverError::Meanwhile => Code::Aborted,
+        RecoverError::NoMetadata { .. } | RecoverError::Unavailable(_) => Code::Unavailable,
     };
     Status::new(code, error.to_string())
 }

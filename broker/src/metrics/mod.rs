@@ -84,6 +84,7 @@ struct Handles {
     raft_elections: Counter,
     raft_files_sent: Counter,
     raft_files_received: Counter,
+    partition_forced: Counter,
     storage_commit: Histogram,
     storage_sync: Histogram,
     storage_commits: Counter,
@@ -185,6 +186,7 @@ impl Handles {
             raft_elections: counter(r, &RAFT_ELECTIONS, &[]),
             raft_files_sent: counter(r, &RAFT_FILES_BYTES, &["sent"]),
             raft_files_received: counter(r, &RAFT_FILES_BYTES, &["received"]),
+            partition_forced: counter(r, &PARTITION_FORCED_RECOVERIES, &[]),
             storage_commit: histogram(r, &STORAGE_COMMIT_SECONDS, &[]),
             storage_sync: histogram(r, &STORAGE_SYNC_SECONDS, &[]),
             storage_commits: counter(r, &STORAGE_COMMITS, &[]),
@@ -347,6 +349,11 @@ pub fn compaction_failed() {
 /// How much of the dirtiest log is new.
 pub fn set_dirty_ratio(ratio: f64) {
     gauge(&CORE.recorder, &COMPACTION_DIRTY_RATIO, &[]).set(ratio);
+}
+
+/// A partition goes on with what the replica here has, by force.
+pub fn partition_forced() {
+    CORE.handles.partition_forced.increment(1);
 }
 
 /// An append became durable.

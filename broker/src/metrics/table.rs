@@ -175,6 +175,11 @@ pub const PARTITIONS_FAILED: Metric = gauge(
     &[],
     "partitions here that stopped for good; the log says why",
 );
+pub const PARTITION_FORCED_RECOVERIES: Metric = counter(
+    "logd_partition_forced_recoveries_total",
+    &[],
+    "partitions that an operator had go on with what the replica here has, without a majority",
+);
 pub const PRODUCERS: Metric = gauge("logd_producers", &[], "idempotent producers remembered");
 
 // Raft.
@@ -338,6 +343,7 @@ pub const TABLE: &[Metric] = &[
     PARTITIONS_LEADERLESS,
     PARTITIONS_UNDER_REPLICATED,
     PARTITIONS_FAILED,
+    PARTITION_FORCED_RECOVERIES,
     PRODUCERS,
     RAFT_PROPOSALS,
     RAFT_COMMIT_SECONDS,

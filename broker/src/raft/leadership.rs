@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a hand-over may take before the leader steps down.

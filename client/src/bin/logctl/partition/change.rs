@@ -1,7 +1,6 @@
-//! `logctl partition transfer-leader`, `move`, `cancel-move` and `recover`.
+//! `logctl partition transfer-leader`, `move` and `cancel-move`.
 //!
-//! Promise: an order that is carried out already is done, not a failure; nothing is lost unless somebody has
-//! said that they accept it.
+//! Promise: an order that is carried out already is done, not a failure; none of them loses anything.
 
 use std::time::Duration;
 
@@ -51,21 +50,11 @@ pub struct CancelOptions {
     partition: PartitionName,
 }
 
-#[derive(Debug, Args)]
-pub struct RecoverOptions {
-    /// Which one
-    #[arg(value_name = "TOPIC/PARTITION", value_parser = args::partition)]
-    partition: PartitionName,
-    /// What only the lost replicas had is lost, and that is accepted
-    #[arg(long)]
-    accept_data_loss: bool,
-}
-
 #[derive(Debug, Serialize)]
 struct Changed {
     topic: String,
     partition: i32,
-    /// `transferred`, `unchanged`, `moving`, `moved`, `going_back` or `recovered`.
+    /// `transferred`, `unchanged`, `moving`, `moved` or `going_back`.
     status: &'static str,
 }
 
@@ -179,27 +168,4 @@ pub(super) async fn cancel_move(
     // No replicas: back to those it had.
     order_move(operator, &options.partition, Vec::new()).await?;
     show(context, &options.partition, "going_back")
-}
-
-pub(super) async fn recover(
-    context: &Context,
-    operator: &mut Operator,
-    options: RecoverOptions,
-) -> Result<Exit, Failure> {
-    let name = options.partition;
-    if !options.accept_data_loss {
-        let message = format!("recovering {name} loses what only the lost replicas had");
-        return Err(Failure::usage(message).hint("--accept-data-loss says that this is accepted"));
-    }
-    let wanted = api::RecoverPartitionRequest {
-        topic: name.topic.clone(),
-        partition: name.partition,
-        accept_data_loss: true,
-    };
-    let what = format!("recovery of {name}");
-    let asked = operator.ask(&what, |mut client| async move {
-        client.recover_partition(wanted).await
-    });
-    asked.await?;
-    show(context, &name, "recovered")
 }

@@ -6,6 +6,7 @@
 //! Not here: records and offsets in use ([`crate::topic`]).
 
 mod change;
+mod recover;
 mod show;
 
 use clap::Subcommand;
@@ -29,7 +30,7 @@ pub enum Action {
     /// Send a move that is under way back
     CancelMove(change::CancelOptions),
     /// Go on with what one replica has, when a majority is lost for good
-    Recover(change::RecoverOptions),
+    Recover(recover::RecoverOptions),
 }
 
 pub async fn run(context: &Context, rpc: Rpc, action: Action) -> Result<Exit, Failure> {
@@ -40,6 +41,6 @@ pub async fn run(context: &Context, rpc: Rpc, action: Action) -> Result<Exit, Fa
         Action::TransferLeader(options) => change::transfer(context, &mut operator, options).await,
         Action::Move(options) => change::begin_move(context, &mut operator, options).await,
         Action::CancelMove(options) => change::cancel_move(context, &mut operator, options).await,
-        Action::Recover(options) => change::recover(context, &mut operator, options).await,
+        Action::Recover(options) => recover::recover(context, &mut operator, options).await,
     }
 }

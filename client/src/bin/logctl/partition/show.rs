@@ -10,7 +10,7 @@ use crate::args::{self, PartitionName};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::operator::Operator;
-use crate::output::{Shown, Table, joined, or_dash};
+use crate::output::{Shown, Table, count, joined, or_dash};
 
 #[derive(Debug, Args)]
 pub struct ListOptions {
@@ -50,6 +50,8 @@ struct Partition {
     /// Of each replica; empty if the leader has not answered.
     lags: Vec<Lag>,
     high_watermark: Option<i64>,
+    /// How often it was recovered by force, accepting a loss of data.
+    forced_recoveries: u32,
 }
 
 impl From<api::Partition> for Partition {
@@ -70,6 +72,7 @@ impl From<api::Partition> for Partition {
             in_sync: told.in_sync,
             lags: lags.collect(),
             high_watermark: told.high_watermark,
+            forced_recoveries: told.forced_recoveries,
         }
     }
 }
@@ -196,6 +199,13 @@ pub(super) async fn describe(
     let silent = told.silent.clone();
     let partition = Partition::from(find(told, &name)?);
     context.out.show(&partition)?;
+    let forced = u64::from(partition.forced_recoveries);
+    if forced > 0 {
+        context.out.note(&format!(
+            "recovered by force {}, accepting a loss of data",
+            count(forced, "time")
+        ));
+    }
     note_silent(context, &silent);
     Ok(Exit::Done)
 }
@@ -234,6 +244,7 @@ mod tests {
             in_sync: vec![1, 2],
             lags: vec![lag(1, 0), lag(2, 0), lag(3, 40)],
             high_watermark: Some(7),
+            forced_recoveries: 0,
         });
         let table = "\
 TOPIC  PARTITION  LEADER  EPOCH  REPLICAS  MOVING-FROM  VOTERS  LEARNERS  IN-SYNC  LAG  END
