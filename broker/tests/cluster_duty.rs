@@ -207,20 +207,31 @@ async fn what_ails_a_cluster_is_said_and_nothing_is_forced() {
         members[..2].iter().map(lacking).sum::<f64>() == 1.0
     });
     assert!(!ill.healthy && !ill.metadata_leaderless);
-    let mut recover = RecoverPartitionRequest {
-        topic: "lost".into(),
-        partition: 0,
-        accept_data_loss: false,
+    let recover = |topic: &str, accept_data_loss, from| RecoverPartitionRequest {
+        topic: topic.into(),
+        accept_data_loss,
+        from,
+        ..RecoverPartitionRequest::default()
     };
-    let unsure = at.operator().await.recover_partition(recover.clone()).await;
-    assert_eq!(
-        unsure.expect_err("not accepted").code(),
-        Code::InvalidArgument
-    );
-    recover.accept_data_loss = true;
-    let refused = at.operator().await.recover_partition(recover).await;
-    let refused = refused.expect_err("there is no safe way");
-    assert!(refused.message().contains("majority"), "{refused}");
+    for (wanted, code, why) in [
+        (
+            recover("lost", false, None),
+            Code::InvalidArgument,
+            "accepted",
+        ),
+        (recover("lost", true, Some(1)), Code::NotFound, "no replica"),
+        (recover("lost", true, Some(3)), Code::NotFound, "no replica"),
+        (
+            recover("kept", true, None),
+            Code::FailedPrecondition,
+            "a leader",
+        ),
+    ] {
+        let refused = at.operator().await.recover_partition(wanted).await;
+        let refused = refused.expect_err("it is refused");
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().contains(why), "{refused}");
+    }
     members[2].restart();
     well(&members[0]).await;
 }

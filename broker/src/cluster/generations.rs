@@ -36,7 +36,9 @@ enum Verdict {
     /// Nothing of it is here: it begins in the new generation.
     Begin,
     /// It survives: it becomes the only voter, in this term or a later one.
-    Survive { term: u64 },
+    Survive {
+        term: u64,
+    },
     /// It is of the past, and the new generation is not led yet.
     Wait,
     /// It is of the past.
@@ -216,7 +218,11 @@ mod tests {
         assert_eq!(judge(&replica(1, None), 1, true), survives);
         assert_eq!(judge(&replica(1, None), 2, true), Verdict::Open);
         assert_eq!(judge(&replica(1, None), 0, false), Verdict::Wait, "robbed");
-        assert_eq!(judge(&replica(1, None), 2, false), Verdict::Open, "it moved back");
+        assert_eq!(
+            judge(&replica(1, None), 2, false),
+            Verdict::Open,
+            "it moved back"
+        );
     }
 
     #[test]
@@ -290,7 +296,10 @@ mod tests {
         let disk = disk_at(dir.path());
         with_entries(&disk).await;
         assert!(bring(dir.path(), &disk, replica(3, None)).await.is_none());
-        assert!(disk.log(KEY).is_some(), "kept: the survivor may be lost too");
+        assert!(
+            disk.log(KEY).is_some(),
+            "kept: the survivor may be lost too"
+        );
         let elsewhere = Replica {
             wanted: false,
             ..replica(3, Some(2))

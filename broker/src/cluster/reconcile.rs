@@ -159,7 +159,12 @@ impl Reconciler {
             let topic = state.topics.get(&id);
             if topic.is_some_and(|t| t.generation(index) > partition.generation()) {
                 let (topic, generation) = (partition.topic(), partition.generation());
-                warn!(topic, partition = index, generation, "a replica is closed: its partition is recovered by force");
+                warn!(
+                    topic,
+                    partition = index,
+                    generation,
+                    "a replica is closed: its partition is recovered by force"
+                );
                 self.registry.remove(&id, index);
                 partition.close().await;
             }
@@ -415,12 +420,7 @@ struct Unopened {
     why: String,
 }
 
-async fn open(
-    spec: Spec,
-    disk: Disk,
-    data_dir: PathBuf,
-    replica: generations::Replica,
-) -> Opened {
+async fn open(spec: Spec, disk: Disk, data_dir: PathBuf, replica: generations::Replica) -> Opened {
     let (topic, index) = ((spec.topic.clone(), spec.topic_id), spec.index);
     let options = spec.config.log_options();
     let opened = match generations::bring(data_dir, disk.clone(), options, replica).await {

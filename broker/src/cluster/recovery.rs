@@ -120,7 +120,9 @@ pub enum RecoveryRefusal {
          `logctl cluster health` says what holds them up"
     )]
     Majority(Vec<i32>),
-    #[error("brokers {0:?} are there and have not said what they have; try again, or stop them if they cannot")]
+    #[error(
+        "brokers {0:?} are there and have not said what they have; try again, or stop them if they cannot"
+    )]
     Silent(Vec<i32>),
     #[error("broker {0} has no replica of it that could go on, or does not answer")]
     NoReplica(i32),
@@ -144,11 +146,7 @@ pub struct Choice {
 ///
 /// # Errors
 /// Why it should not be recovered by force, or cannot be.
-pub fn decide(
-    held: &[Held],
-    silent: &[i32],
-    from: Option<i32>,
-) -> Result<Choice, RecoveryRefusal> {
+pub fn decide(held: &[Held], silent: &[i32], from: Option<i32>) -> Result<Choice, RecoveryRefusal> {
     if let Some(leader) = held.iter().find(|h| h.leads) {
         return Err(RecoveryRefusal::Led(leader.node));
     }
@@ -205,9 +203,7 @@ fn named(held: &[Held], node: i32) -> Result<&Held, RecoveryRefusal> {
 }
 
 fn longest(held: &[Held]) -> Result<&Held, RecoveryRefusal> {
-    let whole = held
-        .iter()
-        .filter(|h| !h.is_empty() && h.damage.is_none());
+    let whole = held.iter().filter(|h| !h.is_empty() && h.damage.is_none());
     let best = whole.max_by_key(|h| (h.standing(), std::cmp::Reverse(h.node)));
     match (best, held.iter().find(|h| h.damage.is_some())) {
         (Some(best), _) => Ok(best),

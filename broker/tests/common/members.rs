@@ -94,6 +94,13 @@ impl Member {
         self.process.wait().expect("it ends");
     }
 
+    /// SIGSTOP or SIGCONT: it is there, and does nothing, or goes on.
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.process.try_wait().expect("its state").is_none()
     }
@@ -421,6 +428,45 @@ impl Producing {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the producer ends well")
     }
+}
+
+/// Writes these numbers to a topic; comes back when they are acknowledged.
+pub fn produce_all(brokers: &[SocketAddr], topic: &str, values: std::ops::Range<usize>) {
+    let producer: ThreadedProducer<_> = client(brokers)
+        .set("enable.idempotence", "true")
+        .create()
+        .expect("a producer");
+    for value in values {
+        let payload = value.to_string();
+        let record: BaseRecord<'_, (), String> = BaseRecord::to(topic).payload(&payload);
+        producer.send(record).map_err(|(e, _)| e).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("all are acknowledged");
+}
+
+/// The numbers that a topic's first partition has, in order.
+pub fn consume_all(brokers: &[SocketAddr], topic: &str) -> Vec<usize> {
+    let consumer: BaseConsumer = client(brokers)
+        .set("group.id", "by-hand")
+        .create()
+        .expect("a consumer");
+    let (first, end) = consumer
+        .fetch_watermarks(topic, 0, PATIENCE)
+        .expect("its leader answers");
+    let mut assignment = TopicPartitionList::new();
+    let added = assignment.add_partition_offset(topic, 0, Offset::Beginning);
+    added.expect("an assignment");
+    consumer.assign(&assignment).expect("assigned");
+    let (mut seen, begun) = (Vec::new(), Instant::now());
+    while seen.len() < (end - first) as usize {
+        assert!(begun.elapsed() < PATIENCE, "{} of {end} came", seen.len());
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            continue;
+        };
+        let value = std::str::from_utf8(message.payload().expect("a value")).expect("UTF-8");
+        seen.push(value.parse().expect("a number"));
+    }
+    seen
 }
 
 /// The first offset of a topic's first partition.
