@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use logd_proto::Uuid;
 use logd_proto::rpc::v1 as rpc;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,17 @@ pub fn outlooks(
         let topic = <[u8; 16]>::try_from(&group.topic_id[..]).ok()?;
         let index = group.partition as i32;
         let partition = registry.get(&Uuid::from_bytes(topic), index)?;
+        match partition.generation().cmp(&group.generation) {
+            // Their group is no more, which they will learn. Until then they had better elect nobody.
+            Ordering::Greater => {
+                return Some(rpc::Outlook {
+                    led: true,
+                    ..rpc::Outlook::default()
+                });
+            }
+            Ordering::Less => return None,
+            Ordering::Equal => {}
+        }
         // Who asks does not lead, whatever was known of it.
         partition.abandoned_by(orphans.disk);
         let outlook = partition.outlook();
@@ -316,6 +328,7 @@ async fn ask(
     let groups = orphans.iter().map(|o| rpc::GroupId {
         topic_id: Bytes::copy_from_slice(o.partition.topic_id().as_bytes()),
         partition: o.partition.index() as u32,
+        generation: o.partition.generation(),
     });
     let question = rpc::Orphans {
         disk: me,

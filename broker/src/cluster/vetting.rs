@@ -188,6 +188,7 @@ fn acknowledged_by(
         group: Some(rpc::GroupId {
             topic_id: Bytes::copy_from_slice(topic),
             partition,
+            generation: 0,
         }),
         index,
     };

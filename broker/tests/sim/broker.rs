@@ -36,6 +36,9 @@ const ROOT: &str = "/data";
 /// How long a command may take, as in the product.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Where a replica that goes on by force begins.
+pub const SURVIVOR_TERM: u64 = 1_000;
+
 /// Free space below which a broker refuses new data.
 pub const RESERVE_BYTES: u64 = 64 << 10;
 
@@ -104,6 +107,10 @@ pub struct Broker {
     /// Its clock gains a millisecond this often.
     gains_every: Option<u64>,
     dice: Dice,
+    /// How often its partitions were recovered by force, as far as it knows.
+    pub generation: u32,
+    /// It is the one whose replicas go on.
+    pub survives: bool,
 }
 
 pub const QUICK_DISK: Range<u64> = 1..3;
@@ -126,6 +133,8 @@ impl Broker {
             clock: Arc::new(AtomicI64::new(1_000_000)),
             gains_every: dice.chance(300).then(|| dice.range(5_000..50_000)),
             dice,
+            generation: 0,
+            survives: false,
         }
     }
 
@@ -214,7 +223,7 @@ impl Broker {
             founds,
             internal: false,
             floor: 0,
-            generation: 0,
+            generation: self.generation,
             heard_by: Arc::new(move |disk| hearing.is_heard_by(disk)),
             lapses: Arc::new(move || lapses.lapses()),
             timers: Timers::None,
@@ -226,12 +235,19 @@ impl Broker {
         };
         let (disk, groups) = (up.disk.clone(), up.groups.clone());
         let registry = up.registry.clone();
+        let survives = self.survives.then(|| self.replica());
         async move {
             let key = partition_key(partition);
             let opened = match disk.open_log(key, config.log_options()) {
-                Ok(log) => Partition::open(spec, disk, log)
-                    .await
-                    .map_err(|e| e.to_string()),
+                Ok(log) => {
+                    if let Some(replica) = survives {
+                        let forced = raft::force_alone(&log, replica, SURVIVOR_TERM).await;
+                        forced.expect("it becomes the only voter");
+                    }
+                    Partition::open(spec, disk, log)
+                        .await
+                        .map_err(|e| e.to_string())
+                }
                 Err(error) => Err(error.to_string()),
             };
             match opened {

@@ -24,6 +24,7 @@ mod net;
 mod operator;
 mod producer;
 mod reader;
+mod recovered;
 
 mod chaos;
 mod faults;

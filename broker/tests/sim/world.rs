@@ -107,6 +107,8 @@ pub struct World {
     /// How far each replica has been looked at.
     pub looked: BTreeMap<(usize, u32), i64>,
     pub fair_weather: bool,
+    /// Nobody uses the cluster, and nobody looks: what it promises does not hold any more.
+    pub unwatched: bool,
 }
 
 impl World {
@@ -144,6 +146,7 @@ impl World {
             cut_off_since: [None; BROKERS],
             looked: BTreeMap::new(),
             fair_weather: false,
+            unwatched: false,
             dice,
         }
     }
@@ -166,7 +169,9 @@ impl World {
             let event = entry.remove();
             self.happen(event)?;
         }
-        self.clients_act();
+        if !self.unwatched {
+            self.clients_act();
+        }
         for number in 0..BROKERS {
             self.brokers[number].step(self.now);
             for outgoing in self.brokers[number].outgoing() {
@@ -174,7 +179,7 @@ impl World {
             }
         }
         self.bury_the_dead();
-        self.look()
+        if self.unwatched { Ok(()) } else { self.look() }
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {
