@@ -168,6 +168,8 @@ fn prepare(
         }
         Verdict::Survive { term } => {
             let log = disk.open_log(key, options).map_err(|e| e.to_string())?;
+            // If it was open until now: it begins where it stood, not at the last checkpoint.
+            disk.checkpoint().map_err(|e| e.to_string())?;
             Ok(Prepared::Survivor { log, term })
         }
         Verdict::Wait => Ok(Prepared::Nothing),

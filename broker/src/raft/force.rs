@@ -64,3 +64,115 @@ pub async fn force_alone(log: &Log, me: ReplicaId, least: u64) -> Result<u64, Fo
     durable(|done| log.append(vec![entry], done).map_err(io::Error::other)).await?;
     Ok(term)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::decode_membership;
+    use super::*;
+    use logd_storage::vfs::{Fault, SimFs};
+    use logd_storage::{Disk, DiskOptions, LogKey, LogOptions, Pump};
+    use std::future::Future;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const ME: ReplicaId = 5;
+    const LEAST: u64 = 1_000;
+
+    fn open(fs: &SimFs) -> (Disk, Log) {
+        let options = DiskOptions {
+            pump: Pump::Manual,
+            wal_file_bytes: 128 << 10,
+            wal_budget_bytes: 4 << 20,
+            ..DiskOptions::default()
+        };
+        let disk = Disk::open(Arc::new(fs.clone()), Path::new("/data"), options, &|_| {}).unwrap();
+        let key = LogKey {
+            topic: [7; 16],
+            partition: 0,
+        };
+        let log = disk.open_log(key, LogOptions::default()).unwrap();
+        (disk, log)
+    }
+
+    /// The disk works until this is over; without power, what waits for it fails.
+    async fn pumped<T>(disk: &Disk, work: impl Future<Output = T>) -> T {
+        let pumping = async {
+            loop {
+                disk.pump();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = pumping => unreachable!("it goes on"),
+        }
+    }
+
+    async fn write_ten(disk: &Disk, log: &Log) {
+        let entries = (0..10).map(|index| Entry {
+            id: EntryId { term: 3, index },
+            kind: Kind::Data,
+            base_offset: index as i64,
+            records: 1,
+            max_timestamp: -1,
+            head: Bytes::new(),
+            body: Bytes::from_static(b"record"),
+        });
+        let written = durable(|done| {
+            log.append(entries.collect(), done)
+                .map_err(io::Error::other)
+        });
+        pumped(disk, written).await.unwrap();
+    }
+
+    /// What the log says of its last entry, whose entries before are all there.
+    fn last_of(log: &Log) -> EntryId {
+        let last = log.bounds().last.unwrap();
+        let entries = log.entries(0, last.index + 1, usize::MAX).unwrap();
+        let data = entries.iter().filter(|e| e.kind == Kind::Data);
+        assert!(
+            data.map(|e| (e.id.term, e.id.index))
+                .eq((0..10).map(|i| (3, i)))
+        );
+        assert_eq!(log.bounds().end_offset, 10);
+        last
+    }
+
+    #[tokio::test]
+    async fn power_that_goes_at_any_write_leaves_it_not_begun_or_to_be_done_again() {
+        for cut_at in 1.. {
+            let fs = SimFs::new(cut_at);
+            let (disk, log) = open(&fs);
+            write_ten(&disk, &log).await;
+            fs.inject(Fault::PowerAfter(cut_at));
+            let forced = pumped(&disk, force_alone(&log, ME, LEAST)).await;
+            drop((disk, log));
+            fs.reboot();
+            let (disk, log) = open(&fs);
+            let after = last_of(&log);
+            if let Ok(term) = &forced {
+                assert_eq!((after.term, after.index), (*term, 10), "it said so");
+            }
+            // Nobody has noted that it was done, so it is done again.
+            let term = pumped(&disk, force_alone(&log, ME, LEAST)).await.unwrap();
+            let last = last_of(&log);
+            assert!(term >= LEAST && (last.term, last.index) == (term, after.index + 1));
+            let vote = decode_vote(log.vote().unwrap()).unwrap();
+            assert_eq!((vote.leader_id.term, vote.leader_id.voted_for), (term, ME));
+            let entry = log.entries(last.index, last.index + 1, usize::MAX).unwrap();
+            let members = decode_membership(&entry[0].body).unwrap();
+            assert_eq!(*members.get_joint_config(), [BTreeSet::from([ME])]);
+            if forced.is_ok() {
+                assert!(cut_at > 2, "power went in the middle of it");
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_log_is_nothing_to_go_on_with() {
+        let (disk, log) = open(&SimFs::new(1));
+        let forced = pumped(&disk, force_alone(&log, ME, LEAST)).await;
+        assert!(matches!(forced, Err(ForceError::Empty)));
+    }
+}

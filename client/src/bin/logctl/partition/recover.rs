@@ -158,6 +158,9 @@ fn say_what_it_means(context: &Context, shown: &Recovered) {
              acknowledging what is thrown away. When they come back their replicas are replaced"
         ));
     }
+    context.out.note(
+        "where fewer brokers are to have it than should, `logctl cluster rebalance run` adds others when they are there",
+    );
     if shown.status == "begun" {
         context.out.note(&format!(
             "it is decided, and broker {survivor} does not lead yet; it goes on with it as soon as it can"
