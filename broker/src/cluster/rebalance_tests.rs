@@ -188,3 +188,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_goes_on_alone_is_given_all_the_replicas_that_there_are_brokers_for() {
+    let s = cluster(&[None; 5], vec![topic(1, vec![vec![1, 2, 3]], None)]);
+    let lost = s.topic("t1").unwrap();
+    let refilled = |survivor, dead: &[i32]| {
+        let alive = |n| !dead.contains(&n);
+        refill(&s, lost, 0, survivor, &alive, 0)
+    };
+    assert_eq!(refilled(2, &[1, 3]), [2, 4, 5]);
+    assert_eq!(refilled(3, &[1]), [3, 2, 4], "its own replicas first");
+    assert_eq!(refilled(1, &[2, 3, 4]), [1, 5], "two are better than one");
+    assert_eq!(refilled(1, &[2, 3, 4, 5]), [1]);
+}

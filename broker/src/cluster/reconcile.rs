@@ -1,7 +1,8 @@
 //! What should run on this broker against what does: a pure difference, and the loop that acts on it.
 //!
 //! Invariant: data goes only on a positive tombstone, or when the partition is to be elsewhere and its
-//! leader has said, later than anything this replica knows, that this disk is no member. A log that no
+//! leader has said, later than anything this replica knows, that this disk is no member; or when the metadata
+//! says that another replica went on by force, and that one leads (`generations`). A log that no
 //! topic claims stays where it is, because "I do not know this topic" may be our own ignorance; a replica
 //! that is no target any more is opened all the same, because its group may still need its vote.
 
