@@ -12,7 +12,11 @@ use common::metric;
 use logd_proto::rpc::admin::*;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::time::Duration;
 use tonic::{Code, Status};
+
+/// Groups without a leader are looked at several times a second.
+const TIME_TO_ELECT: Duration = Duration::from_secs(3);
 
 const FORCED: &str = "logd_partition_forced_recoveries_total";
 
@@ -172,9 +176,29 @@ async fn one_replica_goes_on_and_what_the_others_had_comes_never_back() {
     assert_eq!(consume_all(&loss.all(), "lost"), numbers(0..300, 0..0));
     produce_all(&loss.all(), "lost", 400..450);
 
-    // Those that had more come back, and are a majority of what the group was.
+    // Those that had more come back, and are a majority of what the group was; nobody tells them otherwise
+    // but the metadata.
+    until_seen(
+        "another has it too",
+        || loss.partition("lost"),
+        |p| p.in_sync.len() == 2 && p.before.is_empty(),
+    )
+    .await;
+    loss.member(survivor).kill();
     lost.iter()
         .for_each(|node| loss.member(*node).begin_again());
+    loss.see(&[lost[0], lost[1], bystander]).await;
+    lost.iter().for_each(|node| loss.at(*node).wait());
+    tokio::time::sleep(TIME_TO_ELECT).await;
+    for node in lost {
+        let leader = loss.at(node).describe("lost").await[0].0;
+        assert!(!lost.contains(&leader), "{leader} leads what is no more");
+    }
+    let planned = loss.recover("lost", true).await.expect("a plan");
+    let old = planned.replicas.iter().filter(|r| r.generation == 0);
+    assert!(old.map(|r| r.end_offset).eq([400, 400]), "{planned:?}");
+    assert_eq!(planned.survivor, bystander, "it is of the later generation");
+    loss.member(survivor).restart();
     loss.see(&[1, 2, 3, 4]).await;
     let healed = loss.heal("lost").await;
     assert_eq!(healed.high_watermark, Some(350));

@@ -85,7 +85,9 @@ impl Cluster {
     /// # Errors
     /// If nobody leads the metadata group.
     pub fn may_decide(&self) -> Result<(), RecoverError> {
-        if self.controller().is_some_and(|node| self.is_alive(node)) {
+        let led = self.controller().is_some_and(|node| self.is_alive(node));
+        // Who has led alone since the others went does not know yet that nothing can be decided.
+        if led && self.group.has_majority(|disk| self.is_disk_alive(disk)) {
             return Ok(());
         }
         let view = self.view();

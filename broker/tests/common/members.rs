@@ -82,7 +82,8 @@ impl Member {
         members
     }
 
-    fn wait(&self) {
+    /// Until it serves.
+    pub fn wait(&self) {
         until("a broker serves", || {
             std::net::TcpStream::connect(self.kafka).is_ok()
         });
