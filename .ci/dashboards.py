@@ -91,6 +91,7 @@ class Traffic:
     def __enter__(self):
         with Connection(self.broker.port) as c:
             assert c.create_topic("seen") == 0
+            until(30, "an offset is committed", lambda: c.commit_offset("watched", "seen", 0) == 0)
         self.refused()
         self.thread.start()
         return self

@@ -1,7 +1,7 @@
 """Just enough of the Kafka protocol, by hand, to say what no client library would say.
 
 Old, non-flexible versions only, as they are the plainest: ApiVersions 0, Metadata 4, Produce 7, Fetch 4, ListOffsets 1,
-CreateTopics 2, DeleteTopics 1. Every helper can be bypassed with `call_raw` for bytes that are wrong on purpose.
+CreateTopics 2, DeleteTopics 1, OffsetCommit 2. Every helper can be bypassed with `call_raw` for bytes that are wrong on purpose.
 """
 
 import os
@@ -9,6 +9,7 @@ import socket
 import struct
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS = 0, 1, 2, 3, 18, 19, 20
+OFFSET_COMMIT, FIND_COORDINATOR = 8, 10
 
 
 def _crc32c_table():
@@ -178,6 +179,13 @@ class Connection:
         r = self.call_raw(CREATE_TOPICS, 2, array([topic]) + struct.pack(">ib", timeout_ms, 0))
         r.number("i")
         return [(r.string(), r.number("h"), r.string())[1] for _ in range(r.number("i"))][0]
+
+    def commit_offset(self, group, topic, offset, partition=0):
+        """The error code; as somebody who is no member. Whoever asks is to be the coordinator."""
+        self.call_raw(FIND_COORDINATOR, 0, string(group))  # The first to ask makes the topic of offsets.
+        place = string(topic) + array([struct.pack(">iq", partition, offset) + string("")])
+        r = self.call_raw(OFFSET_COMMIT, 2, string(group) + struct.pack(">i", -1) + string("") + struct.pack(">q", -1) + array([place]))
+        return r.array(lambda: (r.string(), r.array(lambda: (r.number("i"), r.number("h")))))[0][1][0][1]
 
     def delete_topic(self, name):
         r = self.call_raw(DELETE_TOPICS, 1, array([string(name)]) + struct.pack(">i", 10_000))

@@ -271,6 +271,11 @@ impl Node {
         tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
+        tasks.spawn(group::keep_lags(
+            groups.clone(),
+            ends_here(&cluster, &registry),
+            config.limits.group_lag_series,
+        ));
         tasks.spawn(forget_deleted_topics(cluster.clone(), groups.clone()));
         let stopping = watch::channel(false).0;
         let services = kafka_door::Parts {
@@ -570,6 +575,22 @@ fn partition_spec(
         config: Arc::new(topic.config.over(defaults)),
         producer_expiration_ms,
         clock: Arc::new(now_ms),
+    })
+}
+
+/// Where partitions end, as far as their replicas here know. One that follows may not have heard yet that its
+/// last entries are committed; nearly always they are.
+fn ends_here(cluster: &Arc<Cluster>, registry: &Arc<Registry>) -> group::EndOf {
+    let (cluster, registry) = (cluster.clone(), registry.clone());
+    Arc::new(move |topic, index| {
+        let id = cluster.view().topic(topic)?.id;
+        let partition = registry.get(&id, index)?;
+        let offsets = partition.offsets();
+        Some(if partition.leadership().serving {
+            offsets.high_watermark
+        } else {
+            offsets.log_end
+        })
     })
 }
 

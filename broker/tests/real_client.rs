@@ -173,3 +173,28 @@ fn what_happens_is_counted_where_it_happens() {
         500.0
     );
 }
+
+#[test]
+fn the_group_that_is_furthest_behind_is_shown_and_the_other_counted() {
+    let broker = Broker::start_with(&[
+        ("LOGD_GROUP__INITIAL_REBALANCE_DELAY_MS", "0"),
+        ("LOGD_LIMITS__GROUP_LAG_SERIES", "1"),
+    ]);
+    produce(&broker, "orders", 0..500, "none");
+    consume(&broker, "orders", "quick", 500);
+    consume(&broker, "orders", "slow", 100);
+    produce(&broker, "orders", 500..530, "none");
+    let slow = r#"logd_group_lag_records{group="slow",topic="orders",partition="0"} 430"#;
+    let begun = Instant::now();
+    loop {
+        let page = broker.get("/metrics");
+        if page.lines().any(|line| line == slow) {
+            assert!(!page.contains(r#"group="quick""#), "one is shown");
+            let hidden = metric(&page, r#"logd_group_lag_hidden{reason="limit"}"#);
+            assert_eq!(hidden, 1.0);
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited for {slow} in\n{page}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}

@@ -228,6 +228,12 @@ fn limits(raw: &Raw) -> Vec<Row> {
             0,
             1 << 30,
         ),
+        from_to(
+            "limits.group_lag_series",
+            l.group_lag_series as i128,
+            0,
+            100_000,
+        ),
         from_to("limits.idle_timeout_ms", l.idle_timeout_ms, 1, YEAR_MS),
         from_to(
             "limits.handshake_timeout_ms",

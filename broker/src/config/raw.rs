@@ -231,6 +231,8 @@ pub struct Limits {
     /// Fetch sessions (KIP-227), and the partitions of all of them; a client without one sends whole requests.
     pub fetch_sessions: usize,
     pub fetch_session_partitions: usize,
+    /// Series of `logd_group_lag_records` on the metrics page; groups furthest behind come first.
+    pub group_lag_series: usize,
     pub idle_timeout_ms: u64,
     /// The first request of a connection must be here within this.
     pub handshake_timeout_ms: u64,
@@ -250,6 +252,7 @@ impl Default for Limits {
             requests_in_flight: 5,
             fetch_sessions: 1_000,
             fetch_session_partitions: 200_000,
+            group_lag_series: 1_000,
             idle_timeout_ms: 600_000,
             handshake_timeout_ms: 60_000,
             stalled_timeout_ms: 30_000,

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::metrics;
 
 use super::event::{Event, Millis, Name, Refusal, Ticket};
+use super::lag::Looked;
 use super::log::OffsetsTopic;
 use super::record::TopicId;
 use super::state::{Group, Limits};
@@ -155,6 +156,28 @@ impl Coordinator {
             }
         }
         Ok(groups)
+    }
+
+    /// What the groups of all partitions that this broker leads have committed, up to so many offsets.
+    ///
+    /// # Errors
+    /// As [`Coordinator::list`].
+    pub(super) async fn committed(&self, at_most: usize) -> Result<Looked, Refusal> {
+        let mut all = Looked::default();
+        for mailbox in self.led() {
+            let (ticket, answer) = Ticket::new();
+            let room = at_most.saturating_sub(all.committed.len());
+            post(&mailbox, Message::Committed(room, ticket)).await?;
+            match Answer(answer).wait().await.and_then(|looked| looked) {
+                Ok(looked) => {
+                    all.committed.extend(looked.committed);
+                    all.more += looked.more;
+                }
+                Err(Refusal::NotCoordinator) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(all)
     }
 
     /// Forgets the offsets of deleted topics.

@@ -11,6 +11,7 @@
 
 // The shell, from the way in to the door out.
 mod coordinator;
+mod lag;
 mod load;
 mod worker;
 
@@ -35,6 +36,7 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 pub use coordinator::{Answer, Coordinator, Settings};
 pub use event::*;
+pub use lag::{EndOf, keep as keep_lags};
 pub use record::{CommittedOffset, GroupRecord, MemberRecord, Record, TopicId};
 pub use replicated::ReplicatedOffsets;
 pub use state::{Group, Limits, Remembered};

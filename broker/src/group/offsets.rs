@@ -63,6 +63,11 @@ impl Offsets {
         self.on_their_way.remove(&token).is_some()
     }
 
+    /// Everything that is committed.
+    pub(super) fn committed(&self) -> impl Iterator<Item = (&Place, &CommittedOffset)> {
+        self.committed.iter()
+    }
+
     pub(super) fn fetch(&self, wanted: Wanted) -> Vec<FetchedOffset> {
         match wanted {
             Wanted::All => self

@@ -23,6 +23,7 @@ use crate::metrics;
 use super::codec::{self, Encoded};
 use super::coordinator::Settings;
 use super::event::{Effect, Event, Millis, Name, Refusal, Ticket, Token, WriteError};
+use super::lag::{Committed, Looked};
 use super::load::{Groups, load};
 use super::log::{AppendError, OffsetsLog, OffsetsTopic};
 use super::record::TopicId;
@@ -69,6 +70,8 @@ pub(super) enum Message {
     Group(Name, Event),
     /// Which groups are there?
     List(Ticket<Result<Vec<Listed>, Refusal>>),
+    /// What have they committed, up to so many offsets?
+    Committed(usize, Ticket<Result<Looked, Refusal>>),
     /// These topics are gone.
     TopicsDeleted(BTreeSet<TopicId>),
 }
@@ -227,6 +230,7 @@ impl Worker {
         let reply = match message {
             Message::Group(_, event) => event.refuse(refusal),
             Message::List(ticket) => Some(ticket.accept(Err(refusal))),
+            Message::Committed(_, ticket) => Some(ticket.accept(Err(refusal))),
             Message::TopicsDeleted(topics) => {
                 self.gone.extend(topics);
                 None
@@ -326,6 +330,9 @@ impl<'a> Desk<'a> {
         match message {
             Message::Group(id, event) => self.step(&id, event),
             Message::List(ticket) => ticket.accept(Ok(self.list())).send(),
+            Message::Committed(at_most, ticket) => {
+                ticket.accept(Ok(self.committed(at_most))).send();
+            }
             Message::TopicsDeleted(topics) => {
                 self.for_all(|| Event::TopicsDeleted(topics.clone()));
             }
@@ -337,6 +344,22 @@ impl<'a> Desk<'a> {
         for id in ids {
             self.step(&id, event());
         }
+    }
+
+    fn committed(&self, at_most: usize) -> Looked {
+        let groups = self.groups.values();
+        let mut all = groups.flat_map(|group| {
+            let offsets = group.offsets.committed();
+            offsets.map(|((topic, partition), offset)| Committed {
+                group: group.id().clone(),
+                topic: topic.clone(),
+                partition: *partition,
+                offset: offset.offset,
+            })
+        });
+        let committed = all.by_ref().take(at_most).collect();
+        let more = all.count();
+        Looked { committed, more }
     }
 
     fn list(&self) -> Vec<Listed> {

@@ -5,6 +5,7 @@
 //! Labels come from closed sets, topics from a bounded one; never a client, an address or a partition.
 //! Not here: HTTP, and who observes what.
 
+mod lags;
 mod process;
 mod table;
 mod topics;
@@ -12,6 +13,8 @@ mod topics;
 pub use table::{Kind, Metric, TABLE};
 pub use topics::TopicTraffic;
 
+use lags::Lags;
+pub use lags::{GroupLag, HiddenLags};
 use logd_proto::ErrorCode;
 use logd_proto::api::ApiKey;
 use metrics::{Counter, Gauge, Histogram};
@@ -100,6 +103,7 @@ struct Core {
     handles: Handles,
     samplers: Mutex<Vec<(u64, Arc<Sampler>)>>,
     topics: Topics,
+    lags: Lags,
     started: Instant,
 }
 
@@ -124,6 +128,7 @@ impl Core {
             handles: Handles::new(&recorder),
             samplers: Mutex::default(),
             topics: Topics::new(TOPICS_SHOWN_MAX),
+            lags: Lags::default(),
             started: Instant::now(),
             recorder,
         }
@@ -421,6 +426,11 @@ pub fn set_groups(by_state: &[(&'static str, usize)], members: usize) {
     set(&GROUP_MEMBERS, &[], members as f64);
 }
 
+/// What groups have still to read; so many series are made of it.
+pub fn set_group_lags(lags: Vec<GroupLag>, hidden: HiddenLags, shown_max: usize) {
+    CORE.lags.set(lags, hidden, shown_max);
+}
+
 /// Fetch sessions at a scrape; evictions since the start.
 pub fn set_fetch_sessions(sessions: usize, partitions: usize, evictions: u64) {
     set(&FETCH_SESSIONS, &[], sessions as f64);
@@ -499,6 +509,7 @@ pub fn render() -> String {
         process::cpu_seconds()
     ));
     core.topics.render(&mut page);
+    core.lags.render(&mut page);
     page
 }
 

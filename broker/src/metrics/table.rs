@@ -289,6 +289,16 @@ pub const GROUPS: Metric = gauge(
     &["state"],
     "consumer groups coordinated here",
 );
+pub const GROUP_LAG: Metric = gauge(
+    "logd_group_lag_records",
+    &["group", "topic", "partition"],
+    "what a group has still to read by what it has committed, of those furthest behind",
+);
+pub const GROUP_LAG_HIDDEN: Metric = gauge(
+    "logd_group_lag_hidden",
+    &["reason"],
+    "committed offsets whose lag is not shown: beyond the limit, or of partitions without a replica here",
+);
 pub const GROUP_MEMBERS: Metric = gauge(
     "logd_group_members",
     &[],
@@ -365,6 +375,8 @@ pub const TABLE: &[Metric] = &[
     DISK_ALERT,
     RECOVERY_SECONDS,
     GROUPS,
+    GROUP_LAG,
+    GROUP_LAG_HIDDEN,
     GROUP_MEMBERS,
     GROUP_REBALANCES,
     READY,

@@ -28,6 +28,13 @@ fn observe_all() -> (OpenConnection, Arc<TopicTraffic>) {
     set_partitions(Partitions::default());
     set_disk(1, 2, true, false);
     set_groups(&[("Stable", 1)], 2);
+    let lag = GroupLag {
+        group: "billing".into(),
+        topic: "orders".into(),
+        partition: 0,
+        records: 5,
+    };
+    set_group_lags(vec![lag], HiddenLags::default(), 1);
     set_fetch_sessions(1, 2, 3);
     set_ready(true);
     set_recovery(Duration::from_millis(3));

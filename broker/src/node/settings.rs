@@ -249,6 +249,12 @@ const TABLE: &[Row] = &[
         "Partitions of all fetch sessions.",
     ),
     row(
+        "logd.limits.group_lag_series",
+        Kind::Int,
+        |c| c.limits.group_lag_series.to_string(),
+        "Series of groups' lags on the metrics page.",
+    ),
+    row(
         "logd.limits.handshake_timeout_ms",
         Kind::Long,
         |c| ms(c.limits.handshake_timeout),
