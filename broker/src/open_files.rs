@@ -44,7 +44,9 @@ pub fn fit(config: &mut Config, limit: u64) {
             shares.connections
         ));
         *connections = shares.connections;
+        config.written.limits.max_connections = shares.connections;
     }
+    config.connections_room = shares.connections;
     config.storage.open_segments_max = shares.segments;
 }
 

@@ -204,27 +204,103 @@ fn lay_text(
     let Some(slot) = slot(table, key) else {
         return Err(unknown(origins, key, &origin));
     };
-    let wrong = |expected: &str| LoadError::Type {
-        origin: origin.clone(),
-        key: key.to_owned(),
-        found: format!("`{text}`"),
-        expected: expected.to_owned(),
-    };
-    let value = match slot {
-        Value::String(_) => Value::String(text.to_owned()),
-        Value::Integer(_) => Value::Integer(text.parse().map_err(|_| wrong("an integer"))?),
-        Value::Boolean(_) => Value::Boolean(text.parse().map_err(|_| wrong("true or false"))?),
+    match typed(slot, key, text) {
+        Ok(value) => lay(table, origins, key, value, origin),
+        Err(expected) => Err(LoadError::Type {
+            origin,
+            key: key.to_owned(),
+            found: format!("`{text}`"),
+            expected: expected.to_owned(),
+        }),
+    }
+}
+
+/// A text as a value of the type that a key has, or what it would have to be.
+fn typed(slot: &Value, key: &str, text: &str) -> Result<Value, &'static str> {
+    match slot {
+        Value::String(_) => Ok(Value::String(text.to_owned())),
+        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| "an integer"),
+        Value::Boolean(_) => text
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| "true or false"),
         Value::Array(_) => {
             let items = text.split(',').map(str::trim).filter(|s| !s.is_empty());
             let item = |s: &str| match key {
-                "kafka.listeners" => listener(s).ok_or_else(|| wrong(LISTENERS)),
+                "kafka.listeners" => listener(s).ok_or(LISTENERS),
                 _ => Ok(Value::String(s.to_owned())),
             };
-            Value::Array(items.map(item).collect::<Result<_, _>>()?)
+            items.map(item).collect::<Result<_, _>>().map(Value::Array)
         }
-        other => return Err(wrong(other.type_str())),
+        other => Err(other.type_str()),
+    }
+}
+
+/// Why a value cannot be laid over settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OverlayError {
+    #[error("there is no key `{0}`")]
+    Unknown(String),
+    #[error("`{key}` is `{text}`, expected {expected}")]
+    Type {
+        key: String,
+        text: String,
+        expected: String,
+    },
+}
+
+/// Lays values written as text over settings, by dotted key.
+///
+/// # Errors
+/// A key that does not exist, or a value that is not of its type.
+pub fn overlay<'a>(
+    base: &Raw,
+    values: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<Raw, OverlayError> {
+    let mut table = Table::try_from(base).unwrap_or_default();
+    let mut last = "";
+    for (key, text) in values {
+        last = key;
+        let place = slot(&mut table, key).ok_or_else(|| OverlayError::Unknown(key.to_owned()))?;
+        *place = typed(place, key, text).map_err(|expected| misfit(key, text, expected))?;
+    }
+    // What is of its type may still not fit: -1 where nothing can be below zero.
+    let raw = Value::Table(table).try_into();
+    raw.map_err(|e: toml::de::Error| misfit(last, "what was given", e.message()))
+}
+
+fn misfit(key: &str, text: &str, expected: &str) -> OverlayError {
+    OverlayError::Type {
+        key: key.to_owned(),
+        text: text.to_owned(),
+        expected: expected.to_owned(),
+    }
+}
+
+/// Every value as text, by dotted key: what [`overlay`] would take.
+pub fn texts(raw: &Raw) -> BTreeMap<String, String> {
+    let table = Table::try_from(raw).unwrap_or_default();
+    let sections = table.iter().filter_map(|(s, v)| Some((s, v.as_table()?)));
+    let each = |(section, values): (&String, &Table)| {
+        let text = |(key, value): (&String, &Value)| (format!("{section}.{key}"), text(value));
+        values.iter().map(text).collect::<Vec<_>>()
     };
-    lay(table, origins, key, value, origin)
+    sections.flat_map(each).collect()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+        Value::Table(listener) => {
+            let field = |key: &str| listener.get(key).map(text).unwrap_or_default();
+            match (field("name"), field("addr"), field("advertise")) {
+                (name, addr, advertise) if advertise.is_empty() => format!("{name}={addr}"),
+                (name, addr, advertise) => format!("{name}={addr}/{advertise}"),
+            }
+        }
+        other => other.to_string(),
+    }
 }
 
 const LISTENERS: &str =
@@ -362,6 +438,35 @@ mod tests {
             error,
             "environment LOGD_TOPICS__DEFAULT_PARTITIONS: `topics.default_partitions` is `many`, expected an integer"
         );
+    }
+
+    #[test]
+    fn every_value_has_a_text_that_is_taken_back() {
+        let raw = Raw::default();
+        let all = texts(&raw);
+        assert_eq!(all["kafka.fetch_max_bytes"], "57671680");
+        assert_eq!(all["topics.auto_create"], "true");
+        let pairs = all.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        assert_eq!(overlay(&raw, pairs).unwrap(), raw);
+        let text = "in=127.0.0.1:1,out=127.0.0.1:2/example.org:9";
+        let listeners = overlay(&raw, [("kafka.listeners", text)]).unwrap();
+        assert_eq!(texts(&listeners)["kafka.listeners"], text);
+    }
+
+    #[test]
+    fn what_is_laid_over_must_be_a_key_and_of_its_type() {
+        let refused = |key, text| overlay(&Raw::default(), [(key, text)]).unwrap_err();
+        assert!(matches!(refused("no.key", "1"), OverlayError::Unknown(_)));
+        for (key, text) in [
+            ("limits.max_connections", "many"),
+            ("limits.max_connections", "-1"),
+            ("topics.default_replication_factor", "70000"),
+            ("topics.auto_create", "yes"),
+        ] {
+            let error = refused(key, text);
+            assert!(matches!(error, OverlayError::Type { .. }), "{error}");
+            assert!(error.to_string().contains(key), "{error}");
+        }
     }
 
     #[test]

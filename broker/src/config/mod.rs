@@ -8,7 +8,7 @@ mod ranges;
 mod raw;
 mod resolve;
 
-pub use layers::{LoadError, Loaded, Origin, Overrides, load};
+pub use layers::{LoadError, Loaded, Origin, OverlayError, Overrides, load, overlay, texts};
 pub use raw::{Raw, Topics};
 pub use resolve::{
     Config, ConfigError, GroupConfig, KafkaConfig, LimitsConfig, ListenerConfig, LogFormat,

@@ -1,7 +1,7 @@
 //! From what was written to what is meant: plain values, checked against each other.
 
 use super::ranges::check_ranges;
-use super::raw::{Listener, Raw, Topics};
+use super::raw::{self, Listener, Raw, Topics};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -49,6 +49,10 @@ pub struct Config {
     pub log_level: String,
     /// What will probably not work as wished, to be said at start.
     pub warnings: Vec<String>,
+    /// What all of this was made of.
+    pub written: Raw,
+    /// Connections that the limit of open files has room for, whatever is asked for.
+    pub connections_room: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -159,18 +163,8 @@ impl TryFrom<Raw> for Config {
                 });
             }
         };
-        let replica_selector = match raw.kafka.replica_selector.as_str() {
-            "leader" => ReplicaSelector::Leader,
-            "rack" => ReplicaSelector::Rack,
-            other => {
-                return Err(ConfigError::Range {
-                    key: "kafka.replica_selector",
-                    value: format!("`{other}`"),
-                    allowed: "leader or rack".into(),
-                });
-            }
-        };
-        let (n, k, g, s, l) = (raw.node, raw.kafka, raw.group, raw.storage, raw.limits);
+        let written = raw.clone();
+        let (n, s) = (raw.node, raw.storage);
         Ok(Self {
             node: NodeConfig {
                 data_dir: PathBuf::from(n.data_dir),
@@ -178,24 +172,13 @@ impl TryFrom<Raw> for Config {
                 rack: Some(n.rack).filter(|r| !r.is_empty()),
                 shutdown_timeout: Duration::from_millis(n.shutdown_timeout_ms),
             },
-            kafka: KafkaConfig {
-                listeners,
-                fetch_max_bytes: k.fetch_max_bytes,
-                replica_selector,
-                producer_id_expiration_ms: k.producer_id_expiration_ms,
-            },
+            kafka: kafka(&raw.kafka, listeners)?,
             topics: raw.topics,
             admin_addr,
             rpc_addr,
             rpc_advertise,
             rpc_learner_bytes_per_second: raw.rpc.learner_bytes_per_second,
-            group: GroupConfig {
-                initial_rebalance_delay_ms: g.initial_rebalance_delay_ms,
-                min_session_timeout_ms: g.min_session_timeout_ms,
-                max_session_timeout_ms: g.max_session_timeout_ms,
-                max_size: g.max_size,
-                offsets_retention_ms: g.offsets_retention_minutes.saturating_mul(60_000),
-            },
+            group: group(&raw.group),
             storage: StorageConfig {
                 wal_budget_bytes: s.wal_budget_bytes,
                 tail_budget_bytes: s.tail_budget_bytes,
@@ -208,24 +191,94 @@ impl TryFrom<Raw> for Config {
                 compaction_bytes_per_second: s.compaction_bytes_per_second,
                 retention_check_interval: Duration::from_millis(s.retention_check_interval_ms),
             },
-            limits: LimitsConfig {
-                max_connections: l.max_connections,
-                max_connections_per_address: l.max_connections_per_address,
-                max_frame_bytes: l.max_frame_bytes,
-                in_flight_bytes: l.in_flight_bytes,
-                requests_in_flight: l.requests_in_flight,
-                fetch_sessions: l.fetch_sessions,
-                fetch_session_partitions: l.fetch_session_partitions,
-                group_lag_series: l.group_lag_series,
-                idle_timeout: Duration::from_millis(l.idle_timeout_ms),
-                handshake_timeout: Duration::from_millis(l.handshake_timeout_ms),
-                stalled_timeout: Duration::from_millis(l.stalled_timeout_ms),
-                min_frame_bytes_per_second: l.min_frame_bytes_per_second,
-            },
+            limits: limits(&raw.limits),
             log_format,
             log_level: raw.log.level,
             warnings,
+            written,
+            connections_room: usize::MAX,
         })
+    }
+}
+
+impl Config {
+    /// The same broker with other values for what changes while it runs; everything else stays.
+    ///
+    /// # Errors
+    /// A value out of its range, also of what does not change.
+    pub fn changed(&self, raw: &Raw) -> Result<Self, ConfigError> {
+        check_ranges(raw)?;
+        let mut listeners = self.kafka.listeners.clone();
+        for (listener, own) in listeners.iter_mut().zip(&self.written.kafka.listeners) {
+            listener.max_frame_bytes = frame_limit(own, raw.limits.max_frame_bytes)?;
+        }
+        if self.written.kafka.listeners.is_empty() {
+            let all = listeners.iter_mut();
+            all.for_each(|l| l.max_frame_bytes = raw.limits.max_frame_bytes);
+        }
+        let mut limits = limits(&raw.limits);
+        limits.max_connections = limits.max_connections.min(self.connections_room);
+        let interval = raw.storage.retention_check_interval_ms;
+        Ok(Self {
+            kafka: kafka(&raw.kafka, listeners)?,
+            topics: raw.topics.clone(),
+            rpc_learner_bytes_per_second: raw.rpc.learner_bytes_per_second,
+            group: group(&raw.group),
+            storage: StorageConfig {
+                retention_check_interval: Duration::from_millis(interval),
+                scrub_bytes_per_second: raw.storage.scrub_bytes_per_second,
+                ..self.storage.clone()
+            },
+            limits,
+            ..self.clone()
+        })
+    }
+}
+
+fn kafka(k: &raw::Kafka, listeners: Vec<ListenerConfig>) -> Result<KafkaConfig, ConfigError> {
+    let replica_selector = match k.replica_selector.as_str() {
+        "leader" => ReplicaSelector::Leader,
+        "rack" => ReplicaSelector::Rack,
+        other => {
+            return Err(ConfigError::Range {
+                key: "kafka.replica_selector",
+                value: format!("`{other}`"),
+                allowed: "leader or rack".into(),
+            });
+        }
+    };
+    Ok(KafkaConfig {
+        listeners,
+        fetch_max_bytes: k.fetch_max_bytes,
+        replica_selector,
+        producer_id_expiration_ms: k.producer_id_expiration_ms,
+    })
+}
+
+fn group(g: &raw::Group) -> GroupConfig {
+    GroupConfig {
+        initial_rebalance_delay_ms: g.initial_rebalance_delay_ms,
+        min_session_timeout_ms: g.min_session_timeout_ms,
+        max_session_timeout_ms: g.max_session_timeout_ms,
+        max_size: g.max_size,
+        offsets_retention_ms: g.offsets_retention_minutes.saturating_mul(60_000),
+    }
+}
+
+fn limits(l: &raw::Limits) -> LimitsConfig {
+    LimitsConfig {
+        max_connections: l.max_connections,
+        max_connections_per_address: l.max_connections_per_address,
+        max_frame_bytes: l.max_frame_bytes,
+        in_flight_bytes: l.in_flight_bytes,
+        requests_in_flight: l.requests_in_flight,
+        fetch_sessions: l.fetch_sessions,
+        fetch_session_partitions: l.fetch_session_partitions,
+        group_lag_series: l.group_lag_series,
+        idle_timeout: Duration::from_millis(l.idle_timeout_ms),
+        handshake_timeout: Duration::from_millis(l.handshake_timeout_ms),
+        stalled_timeout: Duration::from_millis(l.stalled_timeout_ms),
+        min_frame_bytes_per_second: l.min_frame_bytes_per_second,
     }
 }
 
