@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes are counted in these, because a semaphore counts in 32 bits.
@@ -14,13 +15,22 @@ pub const FREE_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]
 struct Shared {
-    connections: Arc<Semaphore>,
-    per_address_max: usize,
-    per_address: Mutex<HashMap<IpAddr, usize>>,
+    places: Mutex<Places>,
     bytes: Arc<Semaphore>,
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
+    /// One at a time changes how many bytes there are.
+    resizing: tokio::sync::Mutex<()>,
     /// One connection at a time may finish its frame beyond the budget.
     finisher: Arc<Semaphore>,
+}
+
+/// How many connections there are, and may be.
+#[derive(Debug)]
+struct Places {
+    max: usize,
+    per_address_max: usize,
+    taken: usize,
+    per_address: HashMap<IpAddr, usize>,
 }
 
 /// What a frame holds of the budget, until its request is answered.
@@ -50,7 +60,6 @@ pub struct Limits(Arc<Shared>);
 pub struct Place {
     limits: Limits,
     address: IpAddr,
-    _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,11 +85,15 @@ impl Limits {
     pub fn new(connections: usize, per_address: usize, bytes: usize) -> Self {
         let units = bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
-            connections: Arc::new(Semaphore::new(connections)),
-            per_address_max: per_address,
-            per_address: Mutex::default(),
+            places: Mutex::new(Places {
+                max: connections,
+                per_address_max: per_address,
+                taken: 0,
+                per_address: HashMap::new(),
+            }),
             bytes: Arc::new(Semaphore::new(units)),
-            bytes_max: units * UNIT_BYTES,
+            bytes_max: AtomicUsize::new(units * UNIT_BYTES),
+            resizing: tokio::sync::Mutex::default(),
             finisher: Arc::new(Semaphore::new(1)),
         }))
     }
@@ -90,33 +103,65 @@ impl Limits {
     /// # Errors
     /// Which limit is reached.
     pub fn enter(&self, address: IpAddr) -> Result<Place, Full> {
-        let permit = self
-            .0
-            .connections
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Full::Total)?;
-        let mut by_address = self.0.per_address.lock();
-        let count = by_address.entry(address).or_insert(0);
-        if *count >= self.0.per_address_max {
+        let mut places = self.0.places.lock();
+        if places.taken >= places.max {
+            return Err(Full::Total);
+        }
+        let here = places.per_address.get(&address).copied().unwrap_or(0);
+        if here >= places.per_address_max {
             return Err(Full::PerAddress);
         }
-        *count += 1;
+        places.taken += 1;
+        places.per_address.insert(address, here + 1);
         Ok(Place {
             limits: self.clone(),
             address,
-            _permit: permit,
         })
+    }
+
+    /// From the next connection on, other limits. Connections that there are stay.
+    pub fn set_places(&self, connections: usize, per_address: usize) {
+        let mut places = self.0.places.lock();
+        (places.max, places.per_address_max) = (connections, per_address);
+    }
+
+    /// Gives requests more or fewer bytes. Fewer: as those that are at work give theirs back, before any more are
+    /// taken; so it may take as long as they do.
+    pub async fn set_bytes(&self, bytes: usize) {
+        let _one = self.0.resizing.lock().await;
+        let wanted = bytes.div_ceil(UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        let mut units = self.bytes_max() / UNIT_BYTES;
+        if wanted > units {
+            self.0.bytes.add_permits(wanted - units);
+            units = wanted;
+            self.0
+                .bytes_max
+                .store(units * UNIT_BYTES, Ordering::Relaxed);
+        }
+        while wanted < units {
+            let fewer = u32::try_from(units - wanted).unwrap_or(u32::MAX);
+            // It is never closed.
+            let Ok(permits) = self.0.bytes.acquire_many(fewer).await else {
+                break;
+            };
+            permits.forget();
+            units -= fewer as usize;
+            self.0
+                .bytes_max
+                .store(units * UNIT_BYTES, Ordering::Relaxed);
+        }
     }
 
     /// Bytes that requests hold now.
     pub fn bytes_held(&self) -> usize {
-        self.0.bytes_max - self.0.bytes.available_permits() * UNIT_BYTES
+        let free = self.0.bytes.available_permits() * UNIT_BYTES;
+        // Both change, and not at the same moment.
+        self.bytes_max().saturating_sub(free)
     }
 
     /// Bytes that requests may hold.
     pub fn bytes_max(&self) -> usize {
-        self.0.bytes_max
+        self.0.bytes_max.load(Ordering::Relaxed)
     }
 
     /// Lets `held` be of so many bytes if there is room at once.
@@ -160,11 +205,12 @@ impl Limits {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_address = self.limits.0.per_address.lock();
-        if let Some(count) = by_address.get_mut(&self.address) {
+        let mut places = self.limits.0.places.lock();
+        places.taken -= 1;
+        if let Some(count) = places.per_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                by_address.remove(&self.address);
+                places.per_address.remove(&self.address);
             }
         }
     }
@@ -196,6 +242,37 @@ mod tests {
                 .unwrap_err(),
             Full::Total
         );
+    }
+
+    #[test]
+    fn limits_of_connections_change_for_those_that_come() {
+        let limits = Limits::new(1, 1, 1024);
+        let _a = limits.enter(HERE).unwrap();
+        limits.set_places(2, 2);
+        let b = limits.enter(HERE).unwrap();
+        limits.set_places(1, 2);
+        drop(b);
+        assert_eq!(limits.enter(HERE).unwrap_err(), Full::Total);
+    }
+
+    #[tokio::test]
+    async fn more_bytes_are_there_at_once_and_fewer_when_they_are_given_back() {
+        let limits = Limits::new(1, 1, 4096);
+        let mut held = Held::default();
+        assert!(limits.try_hold(&mut held, 4096));
+        limits.set_bytes(8192).await;
+        assert_eq!((limits.bytes_max(), limits.bytes_held()), (8192, 4096));
+        let fewer = tokio::spawn({
+            let limits = limits.clone();
+            async move { limits.set_bytes(2048).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!fewer.is_finished(), "what is held is not taken away");
+        drop(held);
+        fewer.await.unwrap();
+        assert_eq!((limits.bytes_max(), limits.bytes_held()), (2048, 0));
+        assert!(limits.try_hold(&mut Held::default(), 2048));
+        assert!(!limits.try_hold(&mut Held::default(), 4096));
     }
 
     #[tokio::test]
