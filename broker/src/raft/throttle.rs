@@ -5,41 +5,62 @@
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Clones share the rate.
 #[derive(Debug, Clone)]
-pub struct Throttle(Option<Arc<Rate>>);
+pub struct Throttle(Arc<Rate>);
 
 #[derive(Debug)]
 struct Rate {
-    bytes_per_second: u64,
+    /// 0: no limit.
+    bytes_per_second: AtomicU64,
     /// When the last piece that was let through has had its time.
     free_at: Mutex<Instant>,
+    changed: Notify,
 }
 
 impl Throttle {
     /// 0: no limit.
     pub fn new(bytes_per_second: u64) -> Self {
-        let rate = (bytes_per_second > 0).then(|| Rate {
-            bytes_per_second,
+        Self(Arc::new(Rate {
+            bytes_per_second: bytes_per_second.into(),
             free_at: Mutex::new(Instant::now()),
-        });
-        Self(rate.map(Arc::new))
+            changed: Notify::new(),
+        }))
+    }
+
+    /// From the next piece on, at another rate; 0: without limit. Pieces that wait go now: at the old rate that
+    /// might be long.
+    pub fn set(&self, bytes_per_second: u64) {
+        self.0
+            .bytes_per_second
+            .store(bytes_per_second, Ordering::Relaxed);
+        *self.0.free_at.lock() = Instant::now();
+        self.0.changed.notify_waiters();
     }
 
     /// Waits until a piece may go. Whoever asks first goes first.
     pub async fn take(&self, bytes: u64) {
-        let Some(rate) = &self.0 else { return };
+        let changed = self.0.changed.notified();
+        let rate = self.0.bytes_per_second.load(Ordering::Relaxed);
+        if rate == 0 {
+            return;
+        }
         let turn = {
-            let mut free_at = rate.free_at.lock();
+            let mut free_at = self.0.free_at.lock();
             let turn = (*free_at).max(Instant::now());
-            let time = bytes as f64 / rate.bytes_per_second as f64;
+            let time = bytes as f64 / rate as f64;
             *free_at = turn + Duration::from_secs_f64(time);
             turn
         };
-        tokio::time::sleep_until(turn).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(turn) => {}
+            () = changed => {}
+        }
     }
 }
 
@@ -67,6 +88,20 @@ mod tests {
         throttle.take(2_000).await;
         throttle.take(1).await;
         assert_eq!(begun.elapsed().as_secs(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_changes_for_all_who_share_it() {
+        let throttle = Throttle::new(0);
+        let other = throttle.clone();
+        throttle.set(1_000);
+        let begun = Instant::now();
+        other.take(500).await;
+        other.take(500).await;
+        assert_eq!(begun.elapsed().as_millis(), 500);
+        throttle.set(0);
+        other.take(1 << 40).await;
+        assert_eq!(begun.elapsed().as_millis(), 500);
     }
 
     #[tokio::test(start_paused = true)]
