@@ -64,6 +64,11 @@ impl<S> Cache<S> {
         }
     }
 
+    /// From the next session on. Those that there are stay until others need their room.
+    pub fn set_limits(&mut self, limits: CacheLimits) {
+        self.limits = limits;
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -94,8 +99,11 @@ impl<S> Cache<S> {
         if !self.make_room_for_partitions(now, partitions) {
             return None;
         }
-        if self.slots.len() >= self.limits.sessions && !self.evict_for(now, privilege, partitions) {
-            return None;
+        // More than one goes if there may be fewer than there were.
+        while self.slots.len() >= self.limits.sessions {
+            if !self.evict_for(now, privilege, partitions) {
+                return None;
+            }
         }
         let id = loop {
             let id = dice();

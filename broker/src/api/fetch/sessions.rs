@@ -58,6 +58,10 @@ impl Sessions {
         }
     }
 
+    pub fn set_limits(&self, limits: CacheLimits) {
+        self.cache.lock().set_limits(limits);
+    }
+
     pub fn counts(&self) -> SessionCounts {
         let cache = self.cache.lock();
         SessionCounts {
