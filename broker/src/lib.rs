@@ -21,6 +21,8 @@ pub mod partition;
 pub mod peers;
 pub mod raft;
 
+pub mod settings;
+
 pub mod config;
 pub mod metrics;
 pub mod topic_config;

@@ -3,9 +3,9 @@
 //! Start: admin door, sockets, disk (recovery), metadata, partitions, groups, then requests. Stop is the
 //! same backwards. What can fail because of its surroundings fails before anything is served.
 
+mod dials;
 mod gauges;
 mod kafka_door;
-mod settings;
 
 use crate::admin::{AdminListener, Health, Phase};
 use crate::cluster::{
@@ -20,6 +20,8 @@ use crate::partition::{Clock, Registry, Spec, keep_compacted, keep_retention, ke
 use crate::peers::{Hearing, Peers, RpcListener, Served};
 use crate::raft::{Exchange, Links, Throttle, Timers};
 use crate::server::{BindError, Server};
+use crate::settings::{Keeper, Live};
+use dials::Dials;
 use logd_storage::vfs::RealFs;
 use logd_storage::{Disk, DiskOptions, RecoveryProgress};
 use std::cell::Cell;
@@ -198,11 +200,13 @@ impl Node {
         let control = Control::default();
         spawn_rpc(rpc, served, control.routes(), &stop, &mut tasks);
         let peers = Peers::new(door.clone(), hearing.clone());
+        let throttle = Throttle::new(config.rpc_learner_bytes_per_second);
         let links = Links {
             transport: Arc::new(peers.clone()),
             exchange,
-            throttle: Throttle::new(config.rpc_learner_bytes_per_second),
+            throttle: throttle.clone(),
         };
+        let (keeper, settings) = Keeper::new(config.clone());
         let around = Surroundings {
             disk: disk.clone(),
             data_dir: config.node.data_dir.clone(),
@@ -211,11 +215,15 @@ impl Node {
             door,
             peers: peers.clone(),
             links: links.clone(),
+            settings: settings.clone(),
         };
         let cluster = cluster::start(broker_spec(&config, &disk, &bound), around).await?;
         control.open(cluster.clone(), registry.clone());
+        // Before anything acts on a setting: the metadata is as new as the cluster's.
+        keeper.hear(cluster.node_id(), &cluster.view().settings);
+        tasks.spawn(dials::hear(cluster.clone(), keeper));
         let claims = Arc::new(Claims::default());
-        let spec = partition_spec(&config, &cluster, &claims, links, hearing);
+        let spec = partition_spec(&settings, &cluster, &claims, links, hearing);
         let data_dir = config.node.data_dir.clone();
         tasks.spawn(cluster::follow_brokers(cluster.clone(), data_dir));
         tasks.spawn(cluster::keep_metadata_members(cluster.clone()));
@@ -249,6 +257,7 @@ impl Node {
             spec,
             claims,
             done,
+            settings: settings.clone(),
         };
         reconciler.round(&cluster.view()).await;
         let takeover = Takeover {
@@ -259,17 +268,15 @@ impl Node {
         wait_until_serving(&registry).await;
         tasks.spawn(reconciler.run());
         let clock: Clock = Arc::new(now_ms);
-        tasks.spawn(keep_retention(
-            registry.clone(),
-            config.storage.retention_check_interval,
-            clock.clone(),
-        ));
-        let compaction = settings::of_compaction(&config, rand::random());
+        let dials = Dials::new(&settings.now().config, throttle);
+        let every = dials.retention_every();
+        tasks.spawn(keep_retention(registry.clone(), every, clock.clone()));
+        let compaction = dials::compaction(&settings.now().config, rand::random());
         tasks.spawn(keep_compacted(registry.clone(), compaction, clock));
-        let scrub = config.storage.scrub_bytes_per_second;
+        let scrub = dials.scrub_bytes_per_second();
         tasks.spawn(keep_scrubbed(registry.clone(), scrub));
         tasks.spawn(cluster.clone().keep_compact());
-        let groups = Arc::new(coordinator(&config.group, &cluster, &registry));
+        let groups = Arc::new(coordinator(&settings, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
         tasks.spawn(group::keep_lags(
             groups.clone(),
@@ -283,12 +290,14 @@ impl Node {
             registry: &registry,
             disk: &disk,
             groups,
+            settings: settings.clone(),
             bound: &bound,
         };
         let services = kafka_door::services(&config, services, stopping.subscribe());
-        let limits = kafka_door::limits(&config);
+        let limits = dials::limits(&settings.now().config);
         let sampling = gauges::sample(&services, &limits, &disk);
-        let server = kafka_door::serve(&config, listeners, services, &limits)?;
+        let server = kafka_door::serve(listeners, &dials, services.clone(), &limits)?;
+        tasks.spawn(dials::follow(settings, dials, limits, services));
         health.set(Phase::Ready);
         metrics::set_ready(true);
         Ok(Node {
@@ -524,8 +533,6 @@ fn broker_spec(config: &Config, disk: &Disk, bound: &Bound) -> BrokerSpec {
             .iter()
             .map(|l| (l.name.clone(), l.advertised.clone()))
             .collect::<BTreeMap<_, _>>(),
-        default_partitions: config.topics.default_partitions,
-        default_replication: config.topics.default_replication_factor,
     }
 }
 
@@ -539,7 +546,7 @@ fn advertised_rpc(config: &Config, bound: &Bound) -> String {
 }
 
 fn partition_spec(
-    config: &Config,
+    settings: &Live,
     cluster: &Arc<Cluster>,
     claims: &Arc<Claims>,
     links: Links,
@@ -548,8 +555,10 @@ fn partition_spec(
     let heard = hearing.clone();
     let heard_by: crate::partition::HeardBy = Arc::new(move |disk| heard.is_heard_by(disk));
     let lapses: crate::partition::Lapses = Arc::new(move || hearing.lapses());
-    let defaults = settings::topic_defaults(config);
-    let producer_expiration_ms = config.kafka.producer_id_expiration_ms;
+    let settings = settings.clone();
+    let now = settings.clone();
+    let producer_expiration_ms: crate::partition::Expiration =
+        Arc::new(move || now.now().config.kafka.producer_id_expiration_ms);
     let (cluster, claims) = (cluster.clone(), claims.clone());
     let brokers = cluster.clone();
     let node_of = Arc::new(move |disk| brokers.view().node_of(disk));
@@ -572,8 +581,8 @@ fn partition_spec(
             let (claims, id) = (claims.clone(), topic.id);
             Arc::new(move |_| claims.due(id, index))
         },
-        config: Arc::new(topic.config.over(defaults)),
-        producer_expiration_ms,
+        config: Arc::new(topic.config.over(&settings.now().topics)),
+        producer_expiration_ms: producer_expiration_ms.clone(),
         clock: Arc::new(now_ms),
     })
 }
@@ -594,11 +603,18 @@ fn ends_here(cluster: &Arc<Cluster>, registry: &Arc<Registry>) -> group::EndOf {
     })
 }
 
-fn coordinator(
-    config: &GroupConfig,
-    cluster: &Arc<Cluster>,
-    registry: &Arc<Registry>,
-) -> Coordinator {
+fn group_limits(config: &GroupConfig) -> group::Limits {
+    group::Limits {
+        session_timeout_ms_min: config.min_session_timeout_ms,
+        session_timeout_ms_max: config.max_session_timeout_ms,
+        initial_rebalance_delay_ms: config.initial_rebalance_delay_ms,
+        members_max: config.max_size,
+        offsets_retention_ms: config.offsets_retention_ms,
+        ..group::Limits::default()
+    }
+}
+
+fn coordinator(settings: &Live, cluster: &Arc<Cluster>, registry: &Arc<Registry>) -> Coordinator {
     let metadata = cluster.clone();
     let find = move || {
         metadata
@@ -606,16 +622,9 @@ fn coordinator(
             .topic(group::OFFSETS_TOPIC)
             .map(|t| (t.id, t.partitions.len()))
     };
-    let limits = group::Limits {
-        session_timeout_ms_min: config.min_session_timeout_ms,
-        session_timeout_ms_max: config.max_session_timeout_ms,
-        initial_rebalance_delay_ms: config.initial_rebalance_delay_ms,
-        members_max: config.max_size,
-        offsets_retention_ms: config.offsets_retention_ms,
-        ..group::Limits::default()
-    };
+    let live = settings.clone();
     let settings = group::Settings {
-        limits,
+        limits: Arc::new(move || group_limits(&live.now().config.group)),
         expiry_interval_ms: GROUP_EXPIRY_INTERVAL_MS,
         ..group::Settings::default()
     };

@@ -1,8 +1,8 @@
 //! Configurations of topics and brokers: shown and changed.
 //!
-//! Topics are the cluster's: any broker shows and changes them. A broker's settings are its own: it shows
-//! them itself, and nothing changes them while it runs.
-//! Not here: what configurations there are (`topic_config`).
+//! Any broker changes all of them, and shows topics. A broker's settings are its own to show, as only it knows what
+//! it was started with; what is set for all brokers, which have no name together, any of them shows.
+//! Not here: what configurations there are (`topic_config`, `settings`).
 
 mod alter;
 mod describe;
@@ -20,26 +20,23 @@ use logd_proto::{StrBytes, message};
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 
-/// What a resource's name says which broker is meant.
-enum Which {
-    /// All brokers, which is what has no name.
-    All,
-    This,
-}
-
+/// A broker's number; `None` for all of them, which is what has no name.
+///
 /// # Errors
-/// The name, if it is not empty and not this broker's number.
-fn which_broker(name: &str, me: i32) -> Result<Which, String> {
+/// The name, if it is neither.
+fn broker_named(name: &str) -> Result<Option<i32>, String> {
     match name.parse::<i32>() {
-        _ if name.is_empty() => Ok(Which::All),
-        Ok(id) if id == me => Ok(Which::This),
-        _ => Err(name.to_owned()),
+        _ if name.is_empty() => Ok(None),
+        Ok(id) => Ok(Some(id)),
+        Err(_) => Err(name.to_owned()),
     }
 }
 
 fn source_code(source: Source) -> i8 {
     match source {
         Source::Topic => 1,
+        Source::BrokerNow => 2,
+        Source::AllBrokersNow => 3,
         Source::Broker => 4,
         Source::Default => 5,
     }

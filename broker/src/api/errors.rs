@@ -3,11 +3,12 @@
 
 use super::configs::{AlterConfigsError, DescribeConfigsError};
 use crate::cluster::{
-    AlterTopicError, CreatePartitionsError, CreateTopicError, DeleteTopicError, DutyError,
-    ElectError, MoveError, MoveRefusal, UnregisterError,
+    AlterBrokerError, AlterTopicError, CreatePartitionsError, CreateTopicError, DeleteTopicError,
+    DutyError, ElectError, MoveError, MoveRefusal, UnregisterError,
 };
 use crate::metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ReadError};
+use crate::settings::SettingError;
 use logd_proto::ErrorCode;
 
 /// A code as it goes into an answer: counted, if it is an error.
@@ -94,6 +95,24 @@ pub fn describe_configs(error: &DescribeConfigsError) -> ErrorCode {
     }
 }
 
+fn alter_brokers(error: &AlterBrokerError) -> ErrorCode {
+    match error {
+        AlterBrokerError::UnknownBroker(_)
+        | AlterBrokerError::Setting(SettingError::NeedsRestart { .. } | SettingError::Fixed(_)) => {
+            ErrorCode::InvalidRequest
+        }
+        AlterBrokerError::Setting(
+            SettingError::Unknown { .. }
+            | SettingError::Topic(_)
+            | SettingError::Invalid { .. }
+            | SettingError::NotAList(_),
+        )
+        | AlterBrokerError::OfAllOnly
+        | AlterBrokerError::TopicCannot { .. } => ErrorCode::InvalidConfig,
+        AlterBrokerError::Unavailable(_) => ErrorCode::NotController,
+    }
+}
+
 pub fn alter_configs(error: &AlterConfigsError) -> ErrorCode {
     match error {
         AlterConfigsError::Topic(AlterTopicError::UnknownTopic) => {
@@ -108,8 +127,8 @@ pub fn alter_configs(error: &AlterConfigsError) -> ErrorCode {
         | AlterConfigsError::NoValue(_)
         | AlterConfigsError::UnknownOperation(_)
         | AlterConfigsError::UnknownType(_)
-        | AlterConfigsError::OtherBroker { .. }
-        | AlterConfigsError::BrokerSetting(_) => ErrorCode::InvalidRequest,
+        | AlterConfigsError::NoBroker(_) => ErrorCode::InvalidRequest,
+        AlterConfigsError::Broker(error) => alter_brokers(error),
     }
 }
 

@@ -12,9 +12,10 @@ mod sessions;
 pub use cache::CacheLimits;
 pub use sessions::{SessionCounts, Sessions};
 
-use super::{Context, ReplicaSelector, Services, errors};
+use super::{Context, Services, errors};
 use crate::metrics::{self, TopicTraffic};
 use crate::partition::{Partition, ReadError, ReadFrom, ReadRequest, ServedBy};
+use crate::settings::ReplicaSelector;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use logd_proto::api::ApiKey;
 use logd_proto::fetch::{FetchPartition, FetchPartitionResponse, FetchRequest, FetchResponse};
@@ -48,7 +49,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn of(services: &'a Services, context: &'a Context, request: &'a FetchRequest) -> Self {
         // A client that names no rack was never sent to a follower: what it knows of leaders is old.
-        let near = services.settings.replica_selector == ReplicaSelector::Rack
+        let selector = services.settings.now().config.kafka.replica_selector;
+        let near = selector == ReplicaSelector::Rack
             && context.version >= RACK_SINCE
             && request.replica_id < 0;
         let rack = Some(request.rack_id.as_str()).filter(|rack| near && !rack.is_empty());
@@ -220,7 +222,7 @@ async fn any_progress(receivers: &mut [watch::Receiver<i64>], deadline: Instant)
 async fn read_all(reader: &Reader<'_>, wanted: &[Wanted]) -> Pass {
     let mut left = usize::try_from(reader.max_bytes)
         .unwrap_or(0)
-        .min(reader.services.settings.fetch_bytes_max);
+        .min(reader.services.settings.now().config.kafka.fetch_max_bytes);
     let mut pass = Pass {
         found: Vec::with_capacity(wanted.len()),
         bytes: 0,

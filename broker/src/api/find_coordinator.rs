@@ -1,6 +1,6 @@
 //! FindCoordinator: which broker owns a group.
 
-use super::{Context, Services, Settings, errors};
+use super::{Context, Services, errors};
 use crate::cluster::{CreateTopicError, NewTopic};
 use crate::group::OFFSETS_TOPIC;
 use logd_proto::messages::find_coordinator_response::Coordinator;
@@ -100,11 +100,13 @@ async fn locate(
 }
 
 /// What the offsets topic must be like, whoever has it created.
-pub(super) fn new_offsets_topic(settings: &Settings) -> NewTopic {
+pub(super) fn new_offsets_topic(services: &Services) -> NewTopic {
+    let now = services.settings.now();
+    let topics = &now.config.topics;
     NewTopic {
         name: OFFSETS_TOPIC.into(),
-        partitions: Some(settings.offsets_topic_partitions),
-        replication: Some(settings.offsets_topic_replication).filter(|r| *r > 0),
+        partitions: Some(topics.offsets_partitions),
+        replication: Some(topics.default_replication_factor).filter(|r| *r > 0),
         config: BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]),
         ..NewTopic::default()
     }
@@ -117,7 +119,7 @@ async fn offsets_topic(
     if let Some(topic) = services.cluster.view().topic(OFFSETS_TOPIC) {
         return Ok(topic.clone());
     }
-    let new = new_offsets_topic(&services.settings);
+    let new = new_offsets_topic(services);
     match services
         .cluster
         .create_topics(vec![new], false, CREATE_DEADLINE)

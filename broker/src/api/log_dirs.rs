@@ -33,7 +33,7 @@ pub fn describe(
     };
     let dir = message!(DescribeLogDirsResult {
         error_code: errors::told(code),
-        log_dir: services.settings.log_dir.as_str().into(),
+        log_dir: services.identity.log_dir.as_str().into(),
         topics: topics(services, request),
         total_bytes: bytes(space.total_bytes),
         usable_bytes: bytes(space.free_bytes),

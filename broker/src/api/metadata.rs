@@ -83,7 +83,7 @@ async fn one(
     if let Some(topic) = state.topic(name) {
         return describe(services, topic);
     }
-    if !(allow_create && services.settings.auto_create_topics) {
+    if !(allow_create && services.settings.now().config.topics.auto_create) {
         let code = if is_legal(name) {
             ErrorCode::UnknownTopicOrPartition
         } else {
@@ -93,7 +93,7 @@ async fn one(
     }
     // Somebody who is curious about the groups' topic must not give it another shape.
     let new = if name.as_str() == OFFSETS_TOPIC {
-        new_offsets_topic(&services.settings)
+        new_offsets_topic(services)
     } else {
         NewTopic {
             name: name.to_string(),

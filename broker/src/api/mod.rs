@@ -33,7 +33,8 @@ pub use fetch::{CacheLimits as FetchSessionLimits, SessionCounts, Sessions as Fe
 
 use crate::cluster::Cluster;
 use crate::partition::{Leadership, Partition, Registry};
-use crate::topic_config::{Described, TopicDefaults};
+use crate::settings::Live;
+use crate::topic_config::Described;
 use logd_proto::api::{ApiKey, Request, Response};
 use logd_proto::leader::{CurrentLeader, NodeEndpoint};
 use logd_proto::{ErrorCode, StrBytes, Uuid};
@@ -75,29 +76,12 @@ pub trait Handler: Send + Sync + 'static {
     fn take(&self, context: Context, request: Request) -> impl Future<Output = Answering> + Send;
 }
 
-/// Whom consumers read from (Kafka's `replica.selector.class`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplicaSelector {
-    Leader,
-    /// A follower in the consumer's rack, where both have one.
-    Rack,
-}
-
-/// Plain values that requests depend on.
+/// What a broker is, from its start on.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Metadata for an unknown topic creates it.
-    pub auto_create_topics: bool,
-    /// A Fetch answers with no more record bytes than this, whatever it asks for.
-    pub fetch_bytes_max: usize,
-    pub replica_selector: ReplicaSelector,
-    pub offsets_topic_partitions: i32,
-    pub offsets_topic_replication: i16,
-    /// What topics have that say nothing themselves.
-    pub topic_defaults: TopicDefaults,
-    /// This broker's own settings, under Kafka's names.
-    pub broker: Arc<[Described]>,
-    /// Where this broker keeps everything.
+pub struct Identity {
+    /// What it says of itself beside its settings, under Kafka's names.
+    pub described: Arc<[Described]>,
+    /// Where it keeps everything.
     pub log_dir: String,
 }
 
@@ -111,7 +95,9 @@ pub struct Services {
     pub fetch_sessions: FetchSessions,
     /// Turns to pack batches anew: each may be large inside, and clients decide how many come at once.
     pub repacking: Arc<Semaphore>,
-    pub settings: Settings,
+    /// What requests depend on: looked at when they are worked on.
+    pub settings: Live,
+    pub identity: Identity,
     /// Milliseconds since the epoch.
     pub now_ms: fn() -> i64,
     /// Turns true when the broker stops: requests that are parked are answered then, not waited for.

@@ -28,10 +28,11 @@ pub async fn create(services: Arc<Services>, request: CreateTopicsRequest) -> Cr
         .cluster
         .create_topics(wanted, request.validate_only, deadline)
         .await;
+    let defaults = services.settings.now().topics.clone();
     let topics = names
         .into_iter()
         .zip(created)
-        .map(|(name, result)| create_result(name, result, services.settings.topic_defaults))
+        .map(|(name, result)| create_result(name, result, &defaults))
         .collect();
     message!(CreateTopicsResponse { topics })
 }
@@ -58,7 +59,7 @@ fn new_topic(topic: CreatableTopic) -> NewTopic {
 fn create_result(
     name: StrBytes,
     result: Result<CreatedTopic, CreateTopicError>,
-    defaults: TopicDefaults,
+    defaults: &TopicDefaults,
 ) -> CreatableTopicResult {
     match result {
         Ok(created) => {

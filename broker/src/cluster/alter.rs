@@ -15,7 +15,7 @@ use std::time::Duration;
 use tracing::info;
 
 /// How long an answer waits until this broker's own replicas go by the change: it is made either way.
-const APPLIED_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const APPLIED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is to become of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,26 +70,28 @@ fn altered(
             ConfigChange::Set(value) => drop(overrides.insert(key.clone(), value.clone())),
             ConfigChange::Delete => drop(overrides.remove(key)),
             ConfigChange::Append(words) => {
-                let mut list = list(&overrides, key)?;
-                let new: Vec<String> = split(words).filter(|w| !list.contains(w)).collect();
-                list.extend(new);
-                overrides.insert(key.clone(), list.join(","));
+                let list = list(&overrides, key)?;
+                overrides.insert(key.clone(), added(&list, words));
             }
             ConfigChange::Subtract(words) => {
-                let mut list = list(&overrides, key)?;
-                list.retain(|word| !split(words).any(|w| w == *word));
-                overrides.insert(key.clone(), list.join(","));
+                let list = list(&overrides, key)?;
+                overrides.insert(key.clone(), taken_from(&list, words));
             }
         }
     }
     let config = TopicConfig::parse(&overrides)?;
     // A topic that lost replicas since may still have its other configurations changed.
     if config.min_insync_replicas() != topic.config.min_insync_replicas() {
-        let fewest = topic.partitions.iter().map(Vec::len).min();
-        let fewest = fewest.and_then(|f| i16::try_from(f).ok());
-        config.check_replicas(fewest.unwrap_or(i16::MAX))?;
+        config.check_replicas(fewest_replicas(topic))?;
     }
     Ok((overrides, config))
+}
+
+/// Replicas of the partition that has the fewest.
+pub(super) fn fewest_replicas(topic: &Topic) -> i16 {
+    let fewest = topic.partitions.iter().map(Vec::len).min();
+    let fewest = fewest.and_then(|f| i16::try_from(f).ok());
+    fewest.unwrap_or(i16::MAX)
 }
 
 fn split(words: &str) -> impl Iterator<Item = String> {
@@ -97,13 +99,26 @@ fn split(words: &str) -> impl Iterator<Item = String> {
     words.filter(|w| !w.is_empty()).map(str::to_owned)
 }
 
+/// The words of a list, and others behind them that were not among them.
+pub(super) fn added(list: &str, words: &str) -> String {
+    let mut all: Vec<String> = split(list).collect();
+    let new: Vec<String> = split(words).filter(|w| !all.contains(w)).collect();
+    all.extend(new);
+    all.join(",")
+}
+
+pub(super) fn taken_from(list: &str, words: &str) -> String {
+    let kept = split(list).filter(|word| !split(words).any(|w| w == *word));
+    kept.collect::<Vec<_>>().join(",")
+}
+
 /// The list as it is now.
-fn list(overrides: &BTreeMap<String, String>, key: &str) -> Result<Vec<String>, AlterTopicError> {
+fn list(overrides: &BTreeMap<String, String>, key: &str) -> Result<String, AlterTopicError> {
     let (kind, default) = topic_config::usual(key)?;
     if kind != Kind::List {
         return Err(AlterTopicError::NotAList(key.to_owned()));
     }
-    Ok(split(overrides.get(key).map_or(default, String::as_str)).collect())
+    Ok(overrides.get(key).map_or(default.to_owned(), String::clone))
 }
 
 impl ClusterState {
@@ -138,7 +153,12 @@ impl Cluster {
     ) -> Result<(), AlterTopicError> {
         let view = self.view();
         let topic = view.topic(name).ok_or(AlterTopicError::UnknownTopic)?;
-        altered(topic, &wanted)?;
+        let (_, config) = altered(topic, &wanted)?;
+        // What the topic does not say any more is said by the brokers, who may ask for more.
+        if config.min_insync_replicas() != topic.config.min_insync_replicas() {
+            self.over_defaults(&config)
+                .check_replicas(fewest_replicas(topic))?;
+        }
         if validate_only {
             return Ok(());
         }

@@ -14,6 +14,7 @@ use super::vetting::Vetting;
 use crate::partition::Registry;
 use crate::peers::{Address, Client, Hearing, Peers, RpcError};
 use crate::raft::{Group, Proposal, ProposeError, ReplicaId};
+use crate::settings::Live;
 use bytes::Bytes;
 use logd_proto::Uuid;
 use logd_proto::rpc::v1::{ProposeRequest, ProposeResponse};
@@ -49,8 +50,6 @@ pub struct BrokerSpec {
     /// Broker-to-broker addresses of the cluster's first members.
     pub seeds: Vec<String>,
     pub listeners: BTreeMap<String, (String, u16)>,
-    pub default_partitions: i32,
-    pub default_replication: i16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +76,7 @@ pub struct Cluster {
     pub(super) registry: Arc<Registry>,
     pub(super) storage: Disk,
     pub(super) data_dir: PathBuf,
-    pub(super) defaults: (i32, i16),
+    pub(super) settings: Live,
     /// Next id and end of the block this broker was given.
     producer_ids: Mutex<std::ops::Range<i64>>,
     /// Serialises those who find the block empty: one of them asks for the next.
@@ -102,7 +101,6 @@ impl Cluster {
         cluster_id: String,
         group: Group<Metadata>,
         view: View,
-        spec: &BrokerSpec,
         around: &Surroundings,
     ) -> Self {
         Self {
@@ -117,12 +115,19 @@ impl Cluster {
             registry: around.registry.clone(),
             storage: around.disk.clone(),
             data_dir: around.data_dir.clone(),
-            defaults: (spec.default_partitions, spec.default_replication),
+            settings: around.settings.clone(),
             producer_ids: Mutex::new(0..0),
             refill: tokio::sync::Mutex::new(()),
             dismissed: watch::channel(false).0,
             reconciled: around.reconciled.clone(),
         }
+    }
+
+    /// Partitions and replicas of topics that do not say.
+    pub(super) fn defaults(&self) -> (i32, i16) {
+        let now = self.settings.now();
+        let topics = &now.config.topics;
+        (topics.default_partitions, topics.default_replication_factor)
     }
 
     /// This broker is registered.
@@ -312,7 +317,10 @@ impl Cluster {
         room: &mut i32,
     ) -> Result<CreatedTopic, CreateTopicError> {
         let state = self.view();
-        let (record, created) = plan(&state, topic, self.defaults, &|node| self.is_alive(node))?;
+        let (record, created) = plan(&state, topic, self.defaults(), &|node| self.is_alive(node))?;
+        self.over_defaults(&created.config)
+            .check_replicas(created.replication)
+            .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;
         if created.partitions > *room {
             return Err(CreateTopicError::TooMuchAtOnce(PARTITIONS_PER_REQUEST_MAX));
         }

@@ -6,6 +6,7 @@
 
 use super::state::{Answer, ClusterState, Refusal};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +70,9 @@ impl ClusterState {
             self.removed.insert(broker.replica);
         }
         self.duties.remove(&node);
+        if self.settings.each.contains_key(&node) {
+            Arc::make_mut(&mut self.settings).each.remove(&node);
+        }
         // What it still has of deleted topics goes with its disk.
         self.tombstones.retain(|_, left| {
             left.remove(&node);

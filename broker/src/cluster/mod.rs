@@ -27,6 +27,7 @@ mod reconcile;
 mod recover;
 mod recovery;
 mod retire;
+mod settings;
 mod slow_disk;
 mod start;
 mod state;
@@ -54,6 +55,7 @@ pub use reconcile::{Action, Reconciler, SpecOf, diff};
 pub use recover::RecoverError;
 pub use recovery::{Choice, Forced, Held, Recovery, RecoveryRefusal, decide as decide_recovery};
 pub use retire::{DutyError, UnregisterError, retire_brokers};
+pub use settings::{AlterBrokerError, BrokerAlteration};
 pub use slow_disk::{Syncs, avoid_slow_disk};
 pub use start::{StartError, Surroundings, start};
 pub use state::{

@@ -294,7 +294,7 @@ impl Cluster {
 
     /// What should move so that the cluster is whole and level.
     pub fn plan_rebalance(&self) -> Vec<Move> {
-        rebalance::plan(&self.view(), &|n| self.is_alive(n), self.defaults.1)
+        rebalance::plan(&self.view(), &|n| self.is_alive(n), self.defaults().1)
     }
 
     /// Asks for every move of a plan, in pieces; the moves themselves are made a few at a time.

@@ -13,6 +13,8 @@ use super::heal;
 use super::leaders::Claim;
 use super::state::{ClusterState, Command, Topic, TopicId};
 use crate::partition::{Partition, Registry, Spec};
+use crate::settings::Live;
+use crate::topic_config::TopicDefaults;
 use logd_proto::Uuid;
 use logd_storage::{Disk, LogKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,17 +122,24 @@ pub struct Reconciler {
     /// Is told of every replica that is opened.
     pub claims: Arc<Claims>,
     pub done: tokio::sync::watch::Sender<u64>,
+    pub settings: Live,
 }
 
 impl Reconciler {
     /// Follows the metadata until its group is gone. Looks again every now and then: what failed may work.
     pub async fn run(self) {
-        let mut view = self.cluster.watch();
+        let (mut view, mut settings) = (self.cluster.watch(), self.settings.watch());
         loop {
             let state = view.borrow_and_update().clone();
+            settings.mark_unchanged();
             self.round(&state).await;
             self.done.send_modify(|n| *n += 1);
-            if let Ok(Err(_)) = tokio::time::timeout(LOOK_AGAIN, view.changed()).await {
+            let gone = tokio::select! {
+                changed = view.changed() => changed.is_err(),
+                Ok(()) = settings.changed() => false,
+                () = tokio::time::sleep(LOOK_AGAIN) => false,
+            };
+            if gone {
                 return;
             }
         }
@@ -242,7 +251,7 @@ impl Reconciler {
         self.close_outdated(state).await;
         self.heal().await;
         let all = self.registry.all();
-        reconfigure(state, &all);
+        reconfigure(state, &self.settings.now().topics, &all);
         let held = all.iter().map(|p| (p.topic_id(), p.index())).collect();
         let (node, released) = (self.cluster.node_id(), self.released(state, &all));
         let actions = diff(state, node, &held, &released, &self.disk.logs());
@@ -393,11 +402,11 @@ impl Reconciler {
     }
 }
 
-/// Open partitions go by their topics' configurations as they are now.
-fn reconfigure(state: &ClusterState, all: &[Arc<Partition>]) {
+/// Open partitions go by their topics' configurations as they are now, and by what the broker gives topics.
+fn reconfigure(state: &ClusterState, defaults: &TopicDefaults, all: &[Arc<Partition>]) {
     for partition in all {
         let topic = state.topics.get(&partition.topic_id());
-        if topic.is_some_and(|t| partition.reconfigure(&t.config)) {
+        if topic.is_some_and(|t| partition.reconfigure(&t.config, defaults)) {
             let (topic, index) = (partition.topic(), partition.index());
             debug!(topic, partition = index, "configuration changed");
         }

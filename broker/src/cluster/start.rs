@@ -14,6 +14,7 @@ use super::vetting::tell_acknowledged;
 use crate::partition::Registry;
 use crate::peers::{Address, Client, Peers, Standing, replica_of};
 use crate::raft::{Group, GroupSpec, Links, OpenError, ProposeError, ReplicaId, Timers, unstamped};
+use crate::settings::Live;
 use logd_proto::rpc::v1::{self as rpc, IdentifyRequest, JoinRequest};
 use logd_storage::{Disk, LogKey, LogOptions};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +80,7 @@ pub struct Surroundings {
     pub door: Arc<Door>,
     pub peers: Peers,
     pub links: Links,
+    pub settings: Live,
 }
 
 /// How this broker comes to its cluster.
@@ -139,7 +141,7 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         Way::Found | Way::Alone => founded(&group, &view).await?,
     };
     around.door.belongs_to(&id, None);
-    let cluster = Arc::new(Cluster::new(id, group, view, &spec, &around));
+    let cluster = Arc::new(Cluster::new(id, group, view, &around));
     around.door.open(&cluster);
     let node_id = tokio::select! {
         registered = register(&cluster, &spec, &around, way) => registered?,

@@ -8,7 +8,9 @@ use super::alter::Alteration;
 use super::duty::Duty;
 use super::grow::Addition;
 use super::recovery::{Forced, Recovery};
+use super::settings::BrokerAlteration;
 use super::targets::{Move, MoveRefusal};
+use crate::settings::Said;
 use crate::topic_config::TopicConfig;
 use logd_proto::Uuid;
 use serde::{Deserialize, Serialize};
@@ -127,6 +129,8 @@ pub enum Command {
         topic: TopicId,
         alteration: Alteration,
     },
+    /// Settings of brokers, while they run.
+    AlterBrokers(BrokerAlteration),
     AddPartitions(Addition),
     /// The replicas on a broker of deleted topics are gone.
     Reaped {
@@ -219,6 +223,8 @@ pub struct ClusterState {
     /// Disks of brokers that were decommissioned.
     pub removed: BTreeSet<u64>,
     pub topics: BTreeMap<Uuid, Arc<Topic>>,
+    /// What was set for brokers while they ran.
+    pub settings: Arc<Said>,
     names: HashMap<String, Uuid>,
     /// Deleted topics, with the brokers on whose disks replicas may still lie.
     pub tombstones: BTreeMap<Uuid, BTreeSet<i32>>,
@@ -244,6 +250,8 @@ struct Saved {
     duties: BTreeMap<i32, Duty>,
     #[serde(default)]
     removed: BTreeSet<u64>,
+    #[serde(default, skip_serializing_if = "Said::is_empty")]
+    settings: Said,
 }
 
 impl Topic {
@@ -296,6 +304,7 @@ impl ClusterState {
             Command::CreateTopic(record) => self.create(record),
             Command::DeleteTopic { id } => self.delete(id.0),
             Command::AlterConfig { topic, alteration } => self.alter_config(topic.0, &alteration),
+            Command::AlterBrokers(wanted) => self.alter_brokers(&wanted),
             Command::AddPartitions(added) => self.add_partitions(added),
             Command::Reaped { ids, node } => self.reaped(&ids, node),
             Command::AllocateProducerIds { .. } => {
@@ -414,6 +423,7 @@ impl ClusterState {
             last_node_id: self.last_node_id,
             duties: self.duties.clone(),
             removed: self.removed.clone(),
+            settings: (*self.settings).clone(),
         })
     }
 
@@ -439,6 +449,7 @@ impl ClusterState {
             brokers,
             duties: saved.duties,
             removed: saved.removed,
+            settings: Arc::new(saved.settings),
             ..Self::default()
         };
         for record in saved.topics {

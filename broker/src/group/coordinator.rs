@@ -37,8 +37,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// What the coordinator is told once, at the start.
 #[derive(Clone)]
 pub struct Settings {
-    /// What groups live by.
-    pub limits: Limits,
+    /// What groups live by, asked each time.
+    pub limits: Arc<dyn Fn() -> Limits + Send + Sync>,
     /// `offsets.retention.check.interval.ms`
     pub expiry_interval_ms: Millis,
     /// The time, in milliseconds since the Unix epoch; must not go back.
@@ -50,7 +50,7 @@ pub struct Settings {
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Settings")
-            .field("limits", &self.limits)
+            .field("limits", &(self.limits)())
             .field("expiry_interval_ms", &self.expiry_interval_ms)
             .finish_non_exhaustive()
     }
@@ -60,7 +60,7 @@ impl Default for Settings {
     /// Kafka's defaults, this machine's clock and randomness.
     fn default() -> Settings {
         Settings {
-            limits: Limits::default(),
+            limits: Arc::new(Limits::default),
             expiry_interval_ms: 10 * 60 * 1000,
             clock: steady_clock(),
             random_id: Arc::new(|| uuid::Uuid::new_v4().to_string()),

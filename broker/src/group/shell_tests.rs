@@ -138,7 +138,7 @@ fn with_retention(log: &Arc<ListLog>, offsets_retention_ms: Millis) -> Coordinat
         ..Limits::default()
     };
     let settings = Settings {
-        limits,
+        limits: Arc::new(move || limits),
         expiry_interval_ms: 50,
         ..Settings::default()
     };

@@ -154,6 +154,11 @@ impl Group {
         }
     }
 
+    /// Goes by these limits from the next event on. What was promised under others stays.
+    pub fn lives_by(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Takes a record from the log, in the log's order. Call [`Group::wake`] after the last.
     pub fn restore(&mut self, now: Millis, record: Record) {
         match record {

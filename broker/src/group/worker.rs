@@ -182,7 +182,7 @@ impl Worker {
     /// Loads, then serves for as long as the epoch lasts.
     async fn lead(&mut self, log: Arc<dyn OffsetsLog>, epoch: i32) -> End {
         let now = (self.settings.clock)();
-        let mut loading = Box::pin(load(log.clone(), self.settings.limits, now));
+        let mut loading = Box::pin(load(log.clone(), (self.settings.limits)(), now));
         let early = timeout(LOAD_GRACE, &mut loading).await;
         let loaded = match early {
             Ok(loaded) => Some(loaded),
@@ -377,11 +377,12 @@ impl<'a> Desk<'a> {
     /// Asks the group, and does what it says.
     fn step(&mut self, id: &Name, event: Event) {
         let now = self.now();
-        let limits = self.worker.settings.limits;
+        let limits = (self.worker.settings.limits)();
         let group = self
             .groups
             .entry(id.clone())
             .or_insert_with(|| Group::new(id.clone(), limits));
+        group.lives_by(limits);
         let generation = group.generation();
         let effects = group.step(now, event);
         if group.generation() > generation {

@@ -2,20 +2,19 @@
 //!
 //! Not here: what requests mean (`api`), and what connections may cost (`server`).
 
-use super::{Bound, BoundListener, StartError, settings};
-use crate::api::{Api, FetchSessionLimits, FetchSessions, Services};
+use super::dials::{self, Dials};
+use super::{Bound, BoundListener, StartError};
+use crate::api::{Api, FetchSessions, Identity, Services};
 use crate::cluster::Cluster;
 use crate::config::{Config, ListenerConfig};
 use crate::group::Coordinator;
 use crate::partition::Registry;
-use crate::server::{BindError, ConnectionLimits, Limits, Listener, Patience, Server};
+use crate::server::{BindError, Limits, Listener, Server};
+use crate::settings::Live;
+use crate::topic_config::{Described, Kind, Layer, Source};
 use logd_storage::Disk;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
-
-/// A fetch session is safe from others for this long after its last use, and its first, as in Kafka.
-const FETCH_SESSION_EVICTION_AGE: Duration = Duration::from_secs(120);
 
 pub(super) fn bind_kafka(
     wanted: &[ListenerConfig],
@@ -46,6 +45,7 @@ pub(super) struct Parts<'a> {
     pub registry: &'a Arc<Registry>,
     pub disk: &'a Disk,
     pub groups: Arc<Coordinator>,
+    pub settings: Live,
     pub bound: &'a Bound,
 }
 
@@ -55,11 +55,7 @@ pub(super) fn services(
     parts: Parts<'_>,
     stopping: watch::Receiver<bool>,
 ) -> Arc<Services> {
-    let fetch_sessions = FetchSessions::new(FetchSessionLimits {
-        sessions: config.limits.fetch_sessions,
-        partitions: config.limits.fetch_session_partitions,
-        eviction_age: FETCH_SESSION_EVICTION_AGE,
-    });
+    let fetch_sessions = FetchSessions::new(dials::fetch_session_limits(config));
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
     Arc::new(Services {
         cluster: parts.cluster.clone(),
@@ -68,41 +64,87 @@ pub(super) fn services(
         groups: parts.groups,
         fetch_sessions,
         repacking: Arc::new(Semaphore::new(processors)),
-        settings: settings::of_requests(config, parts.cluster.node_id(), parts.bound),
+        settings: parts.settings,
+        identity: identity(config, parts.cluster.node_id(), parts.bound),
         now_ms: super::now_ms,
         stopping,
     })
 }
 
+/// What this broker says of itself that it was not told: who it is, and where it is bound.
+fn identity(config: &Config, node_id: i32, bound: &Bound) -> Identity {
+    let listed = |address: fn(&BoundListener) -> String| {
+        let all = bound.kafka.iter();
+        let each = all.map(|l| format!("{}://{}", l.name, address(l)));
+        each.collect::<Vec<_>>().join(",")
+    };
+    let advertised = |l: &BoundListener| format!("{}:{}", l.advertised.0, l.advertised.1);
+    let given = |name: &str, kind, value: String, meaning: &str| Described {
+        name: name.to_owned(),
+        kind,
+        read_only: true,
+        documentation: meaning.to_owned(),
+        layers: vec![Layer {
+            name: name.to_owned(),
+            value,
+            source: Source::Broker,
+        }],
+    };
+    let number = "The broker's number, which the cluster gave it.";
+    let described = [
+        given("broker.id", Kind::Int, node_id.to_string(), number),
+        given("node.id", Kind::Int, node_id.to_string(), number),
+        given(
+            "listeners",
+            Kind::List,
+            listed(|l| l.address.to_string()),
+            "Where clients connect.",
+        ),
+        given(
+            "advertised.listeners",
+            Kind::List,
+            listed(advertised),
+            "What clients are told to connect to.",
+        ),
+    ];
+    Identity {
+        described: described.into(),
+        log_dir: config.node.data_dir.display().to_string(),
+    }
+}
+
 /// Lets clients in.
 pub(super) fn serve(
-    config: &Config,
     listeners: Vec<Listener>,
+    dials: &Dials,
     services: Arc<Services>,
     limits: &Limits,
 ) -> Result<Server, BindError> {
-    let l = &config.limits;
-    let bounds = |listener: &ListenerConfig| ConnectionLimits {
-        frame_bytes_max: listener.max_frame_bytes,
-        in_flight_max: l.requests_in_flight,
-        patience: Patience {
-            idle: l.idle_timeout,
-            handshake: l.handshake_timeout,
-            stalled: l.stalled_timeout,
-            frame_bytes_per_second: l.min_frame_bytes_per_second,
-        },
-    };
-    let bounds = config.kafka.listeners.iter().map(bounds);
-    let listeners = listeners.into_iter().zip(bounds).collect();
+    let listeners = listeners.into_iter().zip(dials.connections()).collect();
     Server::serve(listeners, &Arc::new(Api(services)), limits)
 }
 
-/// What all connections share.
-pub(super) fn limits(config: &Config) -> Limits {
-    let l = &config.limits;
-    Limits::new(
-        l.max_connections,
-        l.max_connections_per_address,
-        l.in_flight_bytes,
-    )
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Raw;
+
+    #[test]
+    fn a_broker_says_who_and_where_it_is() {
+        let address = "127.0.0.1:9092".parse().unwrap();
+        let bound = Bound {
+            kafka: vec![BoundListener {
+                name: "outside".into(),
+                address,
+                advertised: ("broker-1".into(), 19092),
+            }],
+            admin: address,
+            rpc: address,
+        };
+        let config = Config::try_from(Raw::default()).unwrap();
+        let all = identity(&config, 3, &bound).described;
+        let of = |name: &str| all.iter().find(|d| d.name == name).unwrap().value();
+        assert_eq!(of("broker.id"), "3");
+        assert_eq!(of("advertised.listeners"), "outside://broker-1:19092");
+    }
 }

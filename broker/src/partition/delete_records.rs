@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::partition::tests::{open, valid};
     use crate::partition::{ReadError, ReadFrom, ReadRequest};
-    use crate::topic_config::TopicConfig;
+    use crate::topic_config::{TopicConfig, TopicDefaults};
     use logd_proto::record_batch::BatchBuilder;
     use std::collections::BTreeMap;
 
@@ -146,7 +146,8 @@ mod tests {
     async fn trap_30_a_topic_that_is_only_compacted_keeps_its_records() {
         let (_dir, partition) = with_records(2).await;
         let compacted = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);
-        partition.reconfigure(&TopicConfig::parse(&compacted).unwrap());
+        let compacted = TopicConfig::parse(&compacted).unwrap();
+        partition.reconfigure(&compacted, &TopicDefaults::default());
         let refused = partition.delete_records(1).await;
         assert_eq!(refused, Err(DeleteRecordsError::KeptByPolicy));
     }

@@ -25,7 +25,7 @@ pub use lookup::{TimeOffset, TimeQuery};
 pub use producers::ActiveProducer;
 pub use read::{ReadError, ReadFrom, ReadOutcome, ReadRequest, ServedBy};
 pub use registry::Registry;
-pub use replica::Clock;
+pub use replica::{Clock, Expiration};
 pub use retention::keep as keep_retention;
 pub use scrub::keep as keep_scrubbed;
 
@@ -34,7 +34,7 @@ use crate::raft::{
     Group, GroupSpec, Links, Members, OnRole, OpenError, Outlook, ProposeError, ReplicaId, Role,
     Timers,
 };
-use crate::topic_config::TopicConfig;
+use crate::topic_config::{TopicConfig, TopicDefaults};
 use append::Queue;
 use bytes::Bytes;
 use line::Lines;
@@ -119,7 +119,8 @@ pub struct Spec {
     pub links: Links,
     pub on_role: OnRole,
     pub config: Arc<TopicConfig>,
-    pub producer_expiration_ms: i64,
+    /// How long a silent producer is remembered, now.
+    pub producer_expiration_ms: Expiration,
     pub clock: Clock,
 }
 
@@ -227,12 +228,13 @@ impl Partition {
         self.config.read().clone()
     }
 
-    /// Goes by what the topic says for itself now; false if it does already. What was written stays as it is.
-    pub fn reconfigure(&self, wanted: &TopicConfig) -> bool {
+    /// Goes by what the topic says for itself now, and by what the broker gives where it says nothing; false if
+    /// it does already. What was written stays as it is.
+    pub fn reconfigure(&self, wanted: &TopicConfig, defaults: &TopicDefaults) -> bool {
         let now = self.config();
-        let other = !now.asks_as(wanted);
+        let other = !now.asks_as(wanted) || now.defaults() != defaults;
         if other {
-            let next = Arc::new(now.becomes(wanted));
+            let next = Arc::new(wanted.over(defaults));
             self.log.set_options(next.log_options());
             *self.config.write() = next;
         }

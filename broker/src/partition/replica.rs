@@ -29,6 +29,9 @@ const STATE_VERSION: u8 = 1;
 /// Milliseconds since the epoch, from whoever owns the clock.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
+/// How many milliseconds a silent producer is remembered, asked each time.
+pub type Expiration = Arc<dyn Fn() -> i64 + Send + Sync>;
+
 /// What readers may look at without the state's lock.
 #[derive(Debug)]
 pub struct Progress {
@@ -84,7 +87,7 @@ pub struct Replica {
     progress: Arc<Progress>,
     producers: Producers,
     clock: Clock,
-    producer_expiration_ms: i64,
+    producer_expiration_ms: Expiration,
     /// When silent producers are looked for next.
     expire_at_ms: i64,
 }
@@ -94,7 +97,7 @@ impl Replica {
         log: Log,
         progress: Arc<Progress>,
         clock: Clock,
-        producer_expiration_ms: i64,
+        producer_expiration_ms: Expiration,
     ) -> Self {
         // Whatever the log start does not forbid is worth keeping, entry or not.
         log.set_floor(0);
@@ -144,8 +147,9 @@ impl Replica {
     /// Where nobody produces nothing grows, so a batch's arrival is soon enough.
     fn expire(&mut self, now_ms: i64) {
         if now_ms >= self.expire_at_ms {
-            self.producers.expire(now_ms, self.producer_expiration_ms);
-            let wait = self.producer_expiration_ms.min(EXPIRE_EVERY_MS);
+            let silence_ms = (self.producer_expiration_ms)();
+            self.producers.expire(now_ms, silence_ms);
+            let wait = silence_ms.min(EXPIRE_EVERY_MS);
             self.expire_at_ms = now_ms.saturating_add(wait);
         }
     }
@@ -159,7 +163,7 @@ impl Replica {
         })?;
         self.raise_log_start(to);
         self.producers
-            .expire((self.clock)(), self.producer_expiration_ms);
+            .expire((self.clock)(), (self.producer_expiration_ms)());
         Ok(())
     }
 
@@ -188,7 +192,7 @@ impl Apply for Replica {
 
     fn capture(&self) -> Bytes {
         let mut kept = self.producers.clone();
-        kept.expire((self.clock)(), self.producer_expiration_ms);
+        kept.expire((self.clock)(), (self.producer_expiration_ms)());
         encode(
             self.progress.high_watermark(),
             self.progress.log_start(),

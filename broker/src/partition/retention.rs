@@ -10,12 +10,22 @@ use bytes::Bytes;
 use logd_storage::retention::expired;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-/// Applies every topic's retention, round after round, until it is dropped.
-pub async fn keep(registry: Arc<Registry>, every: Duration, clock: Clock) {
+/// Applies every topic's retention, round after round, until it is dropped. A round that was to come much later
+/// comes sooner when the interval gets shorter.
+pub async fn keep(registry: Arc<Registry>, mut every: watch::Receiver<Duration>, clock: Clock) {
     loop {
-        tokio::time::sleep(every).await;
+        let begun = Instant::now();
+        loop {
+            let due = begun + *every.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => break,
+                Ok(()) = every.changed() => {}
+            }
+        }
         for partition in registry.all() {
             if let Err(error) = partition.retain(clock()).await {
                 warn!(topic = partition.topic(), partition = partition.index(), %error, "retention put off");

@@ -7,6 +7,7 @@ use super::{Partition, Registry};
 use logd_storage::{BaseSegment, ReadError};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tracing::warn;
 
 /// Bytes read at a time.
@@ -15,25 +16,18 @@ const PIECE_BYTES: usize = 1 << 20;
 /// A pause between two rounds over all partitions.
 const REST: Duration = Duration::from_secs(60);
 
-/// Reads every partition round after round, at most `bytes_per_second`, until it is dropped.
-pub async fn keep(registry: Arc<Registry>, bytes_per_second: u64) {
-    if bytes_per_second == 0 {
-        return;
-    }
+/// Reads every partition round after round, at most so many bytes per second, until it is dropped; 0: not at all.
+pub async fn keep(registry: Arc<Registry>, mut bytes_per_second: watch::Receiver<u64>) {
     loop {
+        pause(0, &mut bytes_per_second).await;
         for partition in registry.all() {
-            scrub(&partition, bytes_per_second).await;
+            scrub(&partition, &mut bytes_per_second).await;
         }
         tokio::time::sleep(REST).await;
     }
 }
 
-async fn scrub(partition: &Arc<Partition>, bytes_per_second: u64) {
-    let pause = |bytes: usize| {
-        tokio::time::sleep(Duration::from_secs_f64(
-            bytes as f64 / bytes_per_second as f64,
-        ))
-    };
+async fn scrub(partition: &Arc<Partition>, rate: &mut watch::Receiver<u64>) {
     for segment in partition.log.base_segments() {
         let mut from = Some(0);
         while let Some(row) = from {
@@ -43,7 +37,7 @@ async fn scrub(partition: &Arc<Partition>, bytes_per_second: u64) {
             match read {
                 Ok((after, bytes)) => {
                     from = after;
-                    pause(bytes).await;
+                    pause(bytes, rate).await;
                 }
                 // It was compacted or dropped since.
                 Err(ReadError::Moved { .. }) => from = None,
@@ -59,8 +53,23 @@ async fn scrub(partition: &Arc<Partition>, bytes_per_second: u64) {
             return;
         };
         next = after;
-        pause(bytes).await;
+        pause(bytes, rate).await;
     }
+}
+
+/// Rests as long as what was read may take, and for as long as nothing is to be read at all.
+async fn pause(bytes: usize, rate: &mut watch::Receiver<u64>) {
+    let bytes_per_second = *rate.borrow_and_update();
+    if bytes_per_second > 0 {
+        let rest = Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64);
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            // A pause at the old rate may be long.
+            Ok(()) = rate.changed() => {}
+        }
+    }
+    // An error means that the node is gone, and this task with it.
+    drop(rate.wait_for(|rate| *rate > 0).await);
 }
 
 fn tell(partition: &Partition, error: &ReadError) {

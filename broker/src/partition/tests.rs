@@ -64,7 +64,7 @@ async fn opened_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         },
         on_role: Arc::new(|_| {}),
         config,
-        producer_expiration_ms: 1_000,
+        producer_expiration_ms: Arc::new(|| 1_000),
         clock,
     };
     Partition::open(spec, disk, log).await.unwrap()

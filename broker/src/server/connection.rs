@@ -37,7 +37,7 @@ const SLICES_PER_WRITE: usize = 64;
 /// How long a stop waits for a client to notice and close, too.
 const PARTING: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     pub frame_bytes_max: usize,
     pub in_flight_max: usize,
@@ -226,7 +226,8 @@ pub struct Connection<S, H> {
     pub listener: std::sync::Arc<str>,
     pub handler: std::sync::Arc<H>,
     pub limits: Limits,
-    pub bounds: ConnectionLimits,
+    /// Gone by from each change on.
+    pub bounds: watch::Receiver<ConnectionLimits>,
     /// Turns true when the broker stops: no new requests, then a clean end.
     pub stopping: watch::Receiver<bool>,
 }
@@ -259,9 +260,10 @@ where
             listener,
             handler,
             limits,
-            bounds,
+            bounds: mut changing,
             mut stopping,
         } = self;
+        let mut bounds = *changing.borrow_and_update();
         let (mut reader, mut writer) = tokio::io::split(socket);
         let (mut inbox, mut outbox) = (Inbox::new(), Outbox::default());
         let mut in_flight: FuturesOrdered<InFlight> = FuturesOrdered::new();
@@ -339,6 +341,10 @@ where
                     Err(ended) => return ended,
                 },
                 _ = stopping.changed(), if !draining => {}
+                Ok(()) = changing.changed() => {
+                    bounds = *changing.borrow_and_update();
+                    deadlines.set_patience(bounds.patience);
+                }
                 () = due => {}
             }
         }

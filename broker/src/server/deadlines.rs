@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a peer may take for what.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// Without a request for this long, a connection is closed.
     pub idle: Duration,
@@ -74,6 +74,11 @@ impl Deadlines {
             any_request: false,
             frame: None,
         }
+    }
+
+    /// From now on, another patience.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// An answer was ready or written.

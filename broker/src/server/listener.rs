@@ -112,7 +112,7 @@ impl Server {
     /// # Errors
     /// If somebody else has come to listen on an address since it was bound.
     pub fn serve<H: Handler>(
-        listeners: Vec<(Listener, ConnectionLimits)>,
+        listeners: Vec<(Listener, watch::Receiver<ConnectionLimits>)>,
         handler: &Arc<H>,
         limits: &Limits,
     ) -> Result<Self, BindError> {
@@ -144,7 +144,7 @@ async fn accept<H: Handler>(
     listener: Listening,
     handler: Arc<H>,
     limits: Limits,
-    bounds: ConnectionLimits,
+    bounds: watch::Receiver<ConnectionLimits>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
@@ -167,7 +167,7 @@ async fn accept<H: Handler>(
                                     listener: listener.name.clone(),
                                     handler: handler.clone(),
                                     limits: limits.clone(),
-                                    bounds,
+                                    bounds: bounds.clone(),
                                     stopping: stopping.clone(),
                                 };
                                 let open = metrics::connection_opened();

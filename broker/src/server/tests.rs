@@ -96,7 +96,7 @@ fn connect_within(bounds: ConnectionLimits, limits: Limits) -> Client {
         listener: "test".into(),
         handler: handler.clone(),
         limits,
-        bounds,
+        bounds: watch::channel(bounds).1,
         stopping,
     };
     let served = tokio::spawn(connection.serve());

@@ -4,14 +4,18 @@
 //! Not here: Kafka's numbers for kinds and sources.
 
 use super::table::{Kind, Row, Rule, TABLE};
-use super::{TopicConfig, TopicDefaults, default_of};
+use super::{TopicConfig, TopicDefaults, static_default_of};
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The topic says so.
     Topic,
-    /// This broker's settings say so.
+    /// It was set for this broker while it ran.
+    BrokerNow,
+    /// It was set for all brokers while they ran.
+    AllBrokersNow,
+    /// This broker's settings say so, since it started.
     Broker,
     /// Nobody says anything.
     Default,
@@ -82,7 +86,7 @@ pub fn of_broker(defaults: &TopicDefaults) -> Vec<Described> {
         .map(|row| Described {
             name: row.broker_name.to_owned(),
             kind: row.kind,
-            read_only: true,
+            read_only: matches!(row.rule, Rule::Only(..)),
             documentation: documentation(row),
             layers: broker_layers(row, defaults),
         })
@@ -99,10 +103,14 @@ fn broker_layers(row: &Row, defaults: &TopicDefaults) -> Vec<Layer> {
         value,
         source,
     };
-    let (here, anywhere) = (default_of(row.name, defaults), row.default.to_owned());
+    let set = defaults.overlay.layers(row.name).iter();
+    let set = set.map(|(source, value)| layer(value.clone(), *source));
+    let (here, anywhere) = (
+        static_default_of(row.name, defaults),
+        row.default.to_owned(),
+    );
     let set_here = (here != anywhere).then(|| layer(here, Source::Broker));
-    set_here
-        .into_iter()
+    set.chain(set_here)
         .chain([layer(anywhere, Source::Default)])
         .collect()
 }
@@ -125,7 +133,7 @@ mod tests {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        let config = TopicConfig::parse(&asked).unwrap().over(defaults);
+        let config = TopicConfig::parse(&asked).unwrap().over(&defaults);
         let mut all = config.described();
         all.retain(|d| d.name == name);
         all.remove(0)

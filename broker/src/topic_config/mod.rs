@@ -6,9 +6,11 @@
 //! Not here: who may change a configuration, and where the broker's own defaults come from.
 
 mod describe;
+mod overlay;
 mod table;
 
 pub use describe::{Described, Layer, Source, of_broker};
+pub use overlay::{Overlay, check_default, list_of, names_of_broker};
 pub use table::Kind;
 
 use logd_proto::record_batch::{Codec, Compression, RecordRules};
@@ -18,7 +20,7 @@ use std::collections::BTreeMap;
 use table::{Rule, TABLE};
 
 /// What a broker gives topics that say nothing themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicDefaults {
     pub max_message_bytes: usize,
     pub segment_bytes: u32,
@@ -26,6 +28,8 @@ pub struct TopicDefaults {
     pub retention_ms: i64,
     /// -1: without limit.
     pub retention_bytes: i64,
+    /// What was set while brokers ran, which beats the above.
+    pub overlay: Overlay,
 }
 
 impl Default for TopicDefaults {
@@ -36,6 +40,7 @@ impl Default for TopicDefaults {
             segment_bytes: 128 << 20,
             retention_ms: 7 * 24 * 3600 * 1000,
             retention_bytes: -1,
+            overlay: Overlay::default(),
         }
     }
 }
@@ -137,10 +142,9 @@ impl TopicConfig {
         Ok(Self::resolve(checked, TopicDefaults::default()))
     }
 
-    /// The same topic's next configuration, on the same broker.
-    #[must_use]
-    pub fn becomes(&self, next: &TopicConfig) -> Self {
-        next.over(self.defaults)
+    /// What the broker gives where the topic says nothing.
+    pub fn defaults(&self) -> &TopicDefaults {
+        &self.defaults
     }
 
     /// Whether both topics say the same for themselves, whatever their brokers do.
@@ -150,8 +154,8 @@ impl TopicConfig {
 
     /// The same topic on a broker with these defaults.
     #[must_use]
-    pub fn over(&self, defaults: TopicDefaults) -> Self {
-        Self::resolve(self.asked.clone(), defaults)
+    pub fn over(&self, defaults: &TopicDefaults) -> Self {
+        Self::resolve(self.asked.clone(), defaults.clone())
     }
 
     fn resolve(asked: BTreeMap<&'static str, String>, defaults: TopicDefaults) -> Self {
@@ -184,6 +188,7 @@ impl TopicConfig {
                 segment_bytes: u32::try_from(number("segment.bytes")).unwrap_or(u32::MAX),
                 retention_ms: number("retention.ms"),
                 retention_bytes: number("retention.bytes"),
+                overlay: Overlay::default(),
             },
             asked,
             defaults,
@@ -320,6 +325,14 @@ fn stored_as(word: &str, level: impl Fn(&str) -> Option<i32>) -> Option<Codec> {
 
 /// The value of a topic that says nothing: the broker's where it has one, the table's otherwise.
 fn default_of(name: &str, defaults: &TopicDefaults) -> String {
+    match defaults.overlay.get(name) {
+        Some(set) => set.to_owned(),
+        None => static_default_of(name, defaults),
+    }
+}
+
+/// The same, as if nothing had been set while brokers ran.
+fn static_default_of(name: &str, defaults: &TopicDefaults) -> String {
     match name {
         "max.message.bytes" => defaults.max_message_bytes.to_string(),
         "segment.bytes" => defaults.segment_bytes.to_string(),

@@ -87,7 +87,7 @@ fn the_brokers_defaults_hold_where_a_topic_says_nothing() {
         segment_bytes: 1 << 20,
         ..TopicDefaults::default()
     };
-    let config = parse(&[("retention.ms", "2000")]).unwrap().over(broker);
+    let config = parse(&[("retention.ms", "2000")]).unwrap().over(&broker);
     assert_eq!(config.retention_policy().unwrap().max_age_ms, Some(2_000));
     assert_eq!(config.log_options().segment_bytes, 1 << 20);
     assert_eq!(values(&config)["segment.bytes"], "1048576");

@@ -230,7 +230,7 @@ impl Broker {
             links: self.links(up),
             on_role: Arc::new(|_| {}),
             config: config.clone(),
-            producer_expiration_ms: i64::MAX / 4,
+            producer_expiration_ms: Arc::new(|| i64::MAX / 4),
             clock: Arc::new(move || clock.load(Ordering::Relaxed)),
         };
         let (disk, groups) = (up.disk.clone(), up.groups.clone());

@@ -3,8 +3,8 @@
 //! Each resource is changed as a whole or not at all, and answered by itself.
 
 use super::super::{Services, errors};
-use super::{BROKER, TOPIC, which_broker};
-use crate::cluster::{AlterTopicError, Alteration, ConfigChange};
+use super::{BROKER, TOPIC, broker_named};
+use crate::cluster::{AlterBrokerError, AlterTopicError, Alteration, ConfigChange};
 use logd_proto::messages::incremental_alter_configs_request::AlterableConfig;
 use logd_proto::messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest,
@@ -34,13 +34,13 @@ pub enum AlterConfigsError {
     #[error("there is no operation of type {0}")]
     UnknownOperation(i8),
     #[error(
-        "resources of type {0} have no configurations that can be changed here: topics (2) have"
+        "resources of type {0} have no configurations that can be changed here: topics (2) and brokers (4) have"
     )]
     UnknownType(i8),
-    #[error("this is broker {me}, which does not speak for {asked:?}")]
-    OtherBroker { asked: String, me: i32 },
-    #[error("a broker's settings change with a restart only, not while it runs: {0}")]
-    BrokerSetting(String),
+    #[error(transparent)]
+    Broker(#[from] AlterBrokerError),
+    #[error("{0:?} is no broker's number; all brokers have no name")]
+    NoBroker(String),
 }
 
 /// A change as it was asked for: the key, Kafka's number for the operation, the value.
@@ -145,34 +145,22 @@ async fn alter(
     validate_only: bool,
 ) -> Result<(), AlterConfigsError> {
     let changes = changes(&wanted.asked)?;
-    let me = services.cluster.node_id();
+    let alteration = Alteration {
+        replace: wanted.replace,
+        changes,
+    };
+    let cluster = &services.cluster;
     match wanted.kind {
         TOPIC => {
-            let alteration = Alteration {
-                replace: wanted.replace,
-                changes,
-            };
-            let cluster = &services.cluster;
             let done = cluster.alter_topic(&wanted.name, alteration, validate_only);
             Ok(done.await?)
         }
-        BROKER => match which_broker(&wanted.name, me) {
-            Ok(_) => alter_broker(&changes),
-            Err(asked) => Err(AlterConfigsError::OtherBroker { asked, me }),
-        },
+        BROKER => {
+            let broker = broker_named(&wanted.name).map_err(AlterConfigsError::NoBroker)?;
+            let done = cluster.alter_brokers(broker, alteration, validate_only);
+            Ok(done.await?)
+        }
         other => Err(AlterConfigsError::UnknownType(other)),
-    }
-}
-
-/// Nothing is set while a broker runs, so there is nothing to take back either: tools that clean up behind
-/// themselves, as kafka-reassign-partitions does, ask for it all the same.
-fn alter_broker(changes: &BTreeMap<String, ConfigChange>) -> Result<(), AlterConfigsError> {
-    let kept = changes.iter().filter(|(_, c)| **c != ConfigChange::Delete);
-    let kept: Vec<&str> = kept.map(|(key, _)| key.as_str()).collect();
-    if kept.is_empty() {
-        Ok(())
-    } else {
-        Err(AlterConfigsError::BrokerSetting(kept.join(", ")))
     }
 }
 
@@ -224,17 +212,5 @@ mod tests {
         );
         let unknown = changes(&[asked("a", 4, Some("1"))]);
         assert_eq!(unknown, Err(AlterConfigsError::UnknownOperation(4)));
-    }
-
-    #[test]
-    fn of_a_broker_only_what_is_not_set_can_be_taken_back() {
-        let rate = "leader.replication.throttled.rate";
-        let deleted = changes(&[asked(rate, DELETE, None)]).unwrap();
-        assert_eq!(alter_broker(&deleted), Ok(()));
-        let set = changes(&[asked(rate, SET, Some("1"))]).unwrap();
-        assert_eq!(
-            alter_broker(&set),
-            Err(AlterConfigsError::BrokerSetting(rate.into()))
-        );
     }
 }

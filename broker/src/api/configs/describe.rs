@@ -2,7 +2,7 @@
 
 use super::super::metadata::is_legal;
 use super::super::{Context, Services, errors};
-use super::{BROKER, TOPIC, Which, kind_code, source_code, which_broker};
+use super::{BROKER, TOPIC, broker_named, kind_code, source_code};
 use crate::topic_config::{Described, Layer};
 use logd_proto::messages::describe_configs_request::DescribeConfigsResource;
 use logd_proto::messages::describe_configs_response::{
@@ -59,14 +59,19 @@ fn find(services: &Services, kind: i8, name: &str) -> Result<Vec<Described>, Des
             let view = services.cluster.view();
             let topic = view.topic(name);
             let topic = topic.ok_or(DescribeConfigsError::UnknownTopic)?;
-            let here = topic.config.over(services.settings.topic_defaults);
+            let here = topic.config.over(&services.settings.now().topics);
             Ok(here.described())
         }
-        BROKER => match which_broker(name, me) {
-            // What is set for all brokers while they run: nothing can be.
-            Ok(Which::All) => Ok(Vec::new()),
-            Ok(Which::This) => Ok(services.settings.broker.to_vec()),
-            Err(asked) => Err(DescribeConfigsError::OtherBroker { asked, me }),
+        BROKER => match broker_named(name) {
+            Ok(None) => Ok(services.settings.now().described_for_all()),
+            Ok(Some(id)) if id == me => {
+                let now = services.settings.now();
+                Ok(now.described(&services.identity.described))
+            }
+            Ok(Some(_)) | Err(_) => Err(DescribeConfigsError::OtherBroker {
+                asked: name.to_owned(),
+                me,
+            }),
         },
         other => Err(DescribeConfigsError::UnknownType(other)),
     }

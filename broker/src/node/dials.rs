@@ -1,0 +1,155 @@
+//! What is told when a setting changes, where it is not asked for each time.
+//!
+//! Promise: once a setting is the broker's, everything that acts on it acts on it; no part keeps a copy from the start.
+//! Not here: what settings there are, and who sets them (`settings`, `cluster`).
+
+use crate::api::{FetchSessionLimits, Services};
+use crate::cluster::Cluster;
+use crate::config::{Config, ListenerConfig};
+use crate::partition::CompactionSettings;
+use crate::raft::Throttle;
+use crate::server::{ConnectionLimits, Limits, Patience};
+use crate::settings::{Keeper, Live, Now};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A fetch session is safe from others for this long after its last use, and its first, as in Kafka.
+const FETCH_SESSION_EVICTION_AGE: Duration = Duration::from_secs(120);
+
+/// What of the settings goes to background work.
+pub(super) struct Dials {
+    throttle: Throttle,
+    retention_every: watch::Sender<Duration>,
+    scrub_bytes_per_second: watch::Sender<u64>,
+    /// One per listener, in the order of the settings.
+    connections: Vec<watch::Sender<ConnectionLimits>>,
+}
+
+impl Dials {
+    pub fn new(config: &Config, throttle: Throttle) -> Self {
+        let listeners = config.kafka.listeners.iter();
+        let connections = listeners.map(|l| watch::channel(connection_limits(config, l)).0);
+        Self {
+            throttle,
+            retention_every: watch::channel(config.storage.retention_check_interval).0,
+            scrub_bytes_per_second: watch::channel(config.storage.scrub_bytes_per_second).0,
+            connections: connections.collect(),
+        }
+    }
+
+    pub fn retention_every(&self) -> watch::Receiver<Duration> {
+        self.retention_every.subscribe()
+    }
+
+    pub fn scrub_bytes_per_second(&self) -> watch::Receiver<u64> {
+        self.scrub_bytes_per_second.subscribe()
+    }
+
+    pub fn connections(&self) -> impl Iterator<Item = watch::Receiver<ConnectionLimits>> {
+        self.connections.iter().map(watch::Sender::subscribe)
+    }
+
+    fn turn(&self, config: &Config) {
+        self.throttle.set(config.rpc_learner_bytes_per_second);
+        set(
+            &self.retention_every,
+            config.storage.retention_check_interval,
+        );
+        set(
+            &self.scrub_bytes_per_second,
+            config.storage.scrub_bytes_per_second,
+        );
+        for (dial, listener) in self.connections.iter().zip(&config.kafka.listeners) {
+            set(dial, connection_limits(config, listener));
+        }
+    }
+}
+
+/// Tells nobody of what is as it was.
+fn set<T: PartialEq>(dial: &watch::Sender<T>, value: T) {
+    dial.send_if_modified(|now| {
+        let other = *now != value;
+        *now = value;
+        other
+    });
+}
+
+fn connection_limits(config: &Config, listener: &ListenerConfig) -> ConnectionLimits {
+    let l = &config.limits;
+    ConnectionLimits {
+        frame_bytes_max: listener.max_frame_bytes,
+        in_flight_max: l.requests_in_flight,
+        patience: Patience {
+            idle: l.idle_timeout,
+            handshake: l.handshake_timeout,
+            stalled: l.stalled_timeout,
+            frame_bytes_per_second: l.min_frame_bytes_per_second,
+        },
+    }
+}
+
+/// How this broker compacts; nobody who chooses keys may know the seeds.
+pub(super) fn compaction(config: &Config, hash_seeds: [u64; 2]) -> CompactionSettings {
+    let s = &config.storage;
+    CompactionSettings {
+        every: s.compaction_check_interval,
+        map_bytes: s.compaction_map_bytes,
+        bytes_per_second: s.compaction_bytes_per_second,
+        hash_seeds,
+    }
+}
+
+pub(super) fn fetch_session_limits(config: &Config) -> FetchSessionLimits {
+    FetchSessionLimits {
+        sessions: config.limits.fetch_sessions,
+        partitions: config.limits.fetch_session_partitions,
+        eviction_age: FETCH_SESSION_EVICTION_AGE,
+    }
+}
+
+/// What all connections share.
+pub(super) fn limits(config: &Config) -> Limits {
+    let l = &config.limits;
+    Limits::new(
+        l.max_connections,
+        l.max_connections_per_address,
+        l.in_flight_bytes,
+    )
+}
+
+/// Goes by what the cluster says of settings, until the metadata group is gone.
+pub(super) async fn hear(cluster: Arc<Cluster>, keeper: Keeper) {
+    let mut view = cluster.watch();
+    loop {
+        let state = view.borrow_and_update().clone();
+        keeper.hear(cluster.node_id(), &state.settings);
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Turns the dials whenever the settings are others.
+pub(super) async fn follow(live: Live, dials: Dials, limits: Limits, services: Arc<Services>) {
+    let mut next = live.watch();
+    loop {
+        let now: Arc<Now> = next.borrow_and_update().clone();
+        let config = &now.config;
+        dials.turn(config);
+        let l = &config.limits;
+        limits.set_places(l.max_connections, l.max_connections_per_address);
+        services
+            .fetch_sessions
+            .set_limits(fetch_session_limits(config));
+        tokio::select! {
+            // Fewer may be long in coming; what changes meanwhile does not wait for it.
+            () = limits.set_bytes(l.in_flight_bytes) => if next.changed().await.is_err() {
+                return;
+            },
+            changed = next.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
