@@ -58,8 +58,9 @@ class CommandLine:
         return {int(partition): int(offset) if offset else None for _, partition, offset in rows}
 
     def configured(self, kind, name):
-        """The entries that somebody set."""
-        told = self.run("configs", "--entity-type", kind, "--entity-name", name, "--describe")
+        """The entries that somebody set; without a name, for all of the kind."""
+        entity = ["--entity-name", name] if name else ["--entity-default"]
+        told = self.run("configs", "--entity-type", kind, *entity, "--describe")
         return dict(re.findall(r"^  (\S+?)=(\S*) sensitive=", told, re.MULTILINE))
 
 
@@ -97,6 +98,18 @@ def configs_of_brokers(line):
         node = str(c.metadata([])["brokers"][0][0])
     every = line.run("configs", "--entity-type", "brokers", "--entity-name", node, "--describe", "--all")
     assert re.search(r"sensitive=(true|false) synonyms=", every), every
+    default, one = ("--entity-type", "brokers", "--entity-default", "--alter"), ("--entity-type", "brokers", "--entity-name", node, "--alter")
+    line.run("configs", *default, "--add-config", "message.max.bytes=400000,log.cleanup.policy=[compact,delete]")
+    line.run("configs", *one, "--add-config", "message.max.bytes=300000")
+    assert line.configured("brokers", None) == {"message.max.bytes": "400000", "log.cleanup.policy": "compact,delete"}
+    every = line.run("configs", "--entity-type", "brokers", "--entity-name", node, "--describe", "--all")
+    layers = "DYNAMIC_BROKER_CONFIG:message.max.bytes=300000, DYNAMIC_DEFAULT_BROKER_CONFIG:message.max.bytes=400000, DEFAULT_CONFIG:message.max.bytes=1048588"
+    assert f"synonyms={{{layers}}}" in every, every
+    line.run("configs", *one, "--add-config", "log.dirs=/elsewhere", refused=True)
+    line.run("configs", *default, "--add-config", "message.max.bytes=-5", refused=True)
+    line.run("configs", *one, "--delete-config", "message.max.bytes")
+    line.run("configs", *default, "--delete-config", "message.max.bytes,log.cleanup.policy")
+    assert line.configured("brokers", node) == {}, "what was taken back holds"
 
 
 def offsets(line):

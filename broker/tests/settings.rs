@@ -286,50 +286,29 @@ async fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_of_its_reques
     let broker = Broker::start();
     let mut socket = broker.connect().await;
     create(&mut socket, "alone", 1, &[]).await;
-    let (request, config) = (
-        ErrorCode::InvalidRequest.code(),
-        ErrorCode::InvalidConfig.code(),
-    );
-    for (broker, key, value, code, why) in [
-        (
-            ALL,
-            "logd.storage.wal_budget_bytes",
-            "1",
-            request,
-            "restart",
-        ),
-        ("1", "broker.rack", "a", request, "`node.rack`"),
-        ("1", "broker.id", "7", request, "not set"),
-        (ALL, "num.partition", "3", config, "num.partitions"),
-        (
-            ALL,
-            "leader.replication.throttled.rate",
-            "1",
-            config,
-            "Unknown",
-        ),
-        (ALL, "num.io.threads", "many", config, "Unknown"),
-        (ALL, "num.partitions", "many", config, "an integer"),
-        (ALL, "message.max.bytes", "0", config, "from 1 to"),
-        (
-            ALL,
-            "default.replication.factor",
-            "33",
-            config,
-            "from 0 to 32",
-        ),
-        (ALL, "min.insync.replicas", "2", config, "alone"),
-        ("1", "min.insync.replicas", "1", config, "whole cluster"),
-        ("9", "num.partitions", "3", request, "no broker 9"),
-        ("one", "num.partitions", "3", request, "number"),
+    let refused = ErrorCode::InvalidRequest.code();
+    for (broker, key, value, why) in [
+        (ALL, "logd.storage.wal_budget_bytes", "1", "restart"),
+        ("1", "broker.rack", "a", "`node.rack`"),
+        ("1", "broker.id", "7", "not set"),
+        (ALL, "num.partition", "3", "num.partitions"),
+        (ALL, "leader.replication.throttled.rate", "1", "Unknown"),
+        (ALL, "num.io.threads", "many", "Unknown"),
+        (ALL, "num.partitions", "many", "an integer"),
+        (ALL, "message.max.bytes", "0", "from 1 to"),
+        (ALL, "default.replication.factor", "33", "from 0 to 32"),
+        (ALL, "min.insync.replicas", "2", "alone"),
+        ("1", "min.insync.replicas", "1", "whole cluster"),
+        ("9", "num.partitions", "3", "no broker 9"),
+        ("one", "num.partitions", "3", "number"),
     ] {
         let changes = [("log.roll.ms", SET, Some("9")), (key, SET, Some(value))];
         let (answered, reason) = alter(&mut socket, broker, &changes).await;
-        assert_eq!(answered, code, "{key}: {reason}");
+        assert_eq!(answered, refused, "{key}: {reason}");
         assert!(reason.contains(why), "{key}: {reason}");
     }
     let number = [("num.partitions", APPEND, Some("3"))];
-    assert_eq!(alter(&mut socket, ALL, &number).await.0, config);
+    assert_eq!(alter(&mut socket, ALL, &number).await.0, refused);
     let fine = [("num.partitions", SET, Some("3"))];
     let tried = alter_or_try(&mut socket, ALL, &fine, true).await;
     assert_eq!(tried, (0, String::new()));

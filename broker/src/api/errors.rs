@@ -8,7 +8,6 @@ use crate::cluster::{
 };
 use crate::metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ReadError};
-use crate::settings::SettingError;
 use logd_proto::ErrorCode;
 
 /// A code as it goes into an answer: counted, if it is an error.
@@ -95,20 +94,13 @@ pub fn describe_configs(error: &DescribeConfigsError) -> ErrorCode {
     }
 }
 
+/// Where a topic's configuration is invalid, a broker's makes the request invalid, in Kafka.
 fn alter_brokers(error: &AlterBrokerError) -> ErrorCode {
     match error {
         AlterBrokerError::UnknownBroker(_)
-        | AlterBrokerError::Setting(SettingError::NeedsRestart { .. } | SettingError::Fixed(_)) => {
-            ErrorCode::InvalidRequest
-        }
-        AlterBrokerError::Setting(
-            SettingError::Unknown { .. }
-            | SettingError::Topic(_)
-            | SettingError::Invalid { .. }
-            | SettingError::NotAList(_),
-        )
+        | AlterBrokerError::Setting(_)
         | AlterBrokerError::OfAllOnly
-        | AlterBrokerError::TopicCannot { .. } => ErrorCode::InvalidConfig,
+        | AlterBrokerError::TopicCannot { .. } => ErrorCode::InvalidRequest,
         AlterBrokerError::Unavailable(_) => ErrorCode::NotController,
     }
 }
