@@ -101,7 +101,8 @@ def configs_of_brokers(line):
     default, one = ("--entity-type", "brokers", "--entity-default", "--alter"), ("--entity-type", "brokers", "--entity-name", node, "--alter")
     line.run("configs", *default, "--add-config", "message.max.bytes=400000,log.cleanup.policy=[compact,delete]")
     line.run("configs", *one, "--add-config", "message.max.bytes=300000")
-    assert line.configured("brokers", None) == {"message.max.bytes": "400000", "log.cleanup.policy": "compact,delete"}
+    # Each tool asks whichever broker it comes to, and a change is everywhere a moment after its answer.
+    until(20, "what is set for all shows", lambda: {"message.max.bytes": "400000", "log.cleanup.policy": "compact,delete"}.items() <= line.configured("brokers", None).items())
     every = line.run("configs", "--entity-type", "brokers", "--entity-name", node, "--describe", "--all")
     layers = "DYNAMIC_BROKER_CONFIG:message.max.bytes=300000, DYNAMIC_DEFAULT_BROKER_CONFIG:message.max.bytes=400000, DEFAULT_CONFIG:message.max.bytes=1048588"
     assert f"synonyms={{{layers}}}" in every, every
@@ -109,7 +110,7 @@ def configs_of_brokers(line):
     line.run("configs", *default, "--add-config", "message.max.bytes=-5", refused=True)
     line.run("configs", *one, "--delete-config", "message.max.bytes")
     line.run("configs", *default, "--delete-config", "message.max.bytes,log.cleanup.policy")
-    assert line.configured("brokers", node) == {}, "what was taken back holds"
+    until(20, "what was taken back is gone", lambda: line.configured("brokers", node) == {})
 
 
 def offsets(line):
