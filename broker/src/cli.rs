@@ -1,6 +1,7 @@
 //! The command line: flags become overrides of settings, and `logd config` looks at them.
 
 use crate::config::{Config, Loaded, Origin, Overrides, load};
+use crate::settings::{Applies, TABLE};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigAction {
-    /// Print every setting; with --effective also where each value comes from.
+    /// Print every setting; with --effective also where each value comes from, and whether it needs a restart.
     Print {
         #[arg(long)]
         effective: bool,
@@ -104,7 +105,7 @@ impl Flags {
     }
 }
 
-/// The settings as TOML, each with its origin if `effective`.
+/// The settings as TOML, each with its origin, and whether a change of it needs a restart, if `effective`.
 ///
 /// # Errors
 /// Never in practice: settings encode.
@@ -121,10 +122,15 @@ pub fn print(loaded: &Loaded, effective: bool) -> anyhow::Result<String> {
         let key = line
             .split_once(" = ")
             .map(|(key, _)| format!("{section}.{key}"));
-        match key.and_then(|k| loaded.origins.get(&k)) {
-            Some(origin) => format!("{line:<48} # {origin}\n"),
-            None => format!("{line}\n"),
-        }
+        let Some((key, origin)) = key.and_then(|k| loaded.origins.get_key_value(&k)) else {
+            return format!("{line}\n");
+        };
+        let row = TABLE.iter().find(|row| row.key == key);
+        let applies = row.map_or("", |row| match row.applies {
+            Applies::AtOnce => "; can be set while it runs",
+            Applies::AtRestart => "; needs a restart",
+        });
+        format!("{line:<48} # {origin}{applies}\n")
     };
     Ok(text.lines().map(with_origin).collect())
 }
@@ -178,8 +184,11 @@ mod tests {
             .lines()
             .find(|l| l.starts_with("addr = \"127.0.0.1:1\""))
             .unwrap();
-        assert!(line.ends_with("# flag --kafka-addr"), "{line}");
-        assert!(text.contains("# default"));
+        assert!(
+            line.ends_with("# flag --kafka-addr; needs a restart"),
+            "{line}"
+        );
+        assert!(text.contains("# default; can be set while it runs"));
     }
 
     #[test]

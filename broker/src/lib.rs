@@ -5,7 +5,6 @@
 pub mod banner;
 pub mod cli;
 pub mod healthcheck;
-pub mod logging;
 pub mod node;
 pub mod open_files;
 
@@ -24,5 +23,6 @@ pub mod raft;
 pub mod settings;
 
 pub mod config;
+pub mod logging;
 pub mod metrics;
 pub mod topic_config;

@@ -220,8 +220,7 @@ impl Node {
         let cluster = cluster::start(broker_spec(&config, &disk, &bound), around).await?;
         control.open(cluster.clone(), registry.clone());
         // Before anything acts on a setting: the metadata is as new as the cluster's.
-        keeper.hear(cluster.node_id(), &cluster.view().settings);
-        tasks.spawn(dials::hear(cluster.clone(), keeper));
+        keeper.hear(cluster.node_id(), &cluster.view().settings, |_| {});
         let claims = Arc::new(Claims::default());
         let spec = partition_spec(&settings, &cluster, &claims, links, hearing);
         let data_dir = config.node.data_dir.clone();
@@ -267,14 +266,6 @@ impl Node {
         tasks.spawn(takeover.run());
         wait_until_serving(&registry).await;
         tasks.spawn(reconciler.run());
-        let clock: Clock = Arc::new(now_ms);
-        let dials = Dials::new(&settings.now().config, throttle);
-        let every = dials.retention_every();
-        tasks.spawn(keep_retention(registry.clone(), every, clock.clone()));
-        let compaction = dials::compaction(&settings.now().config, rand::random());
-        tasks.spawn(keep_compacted(registry.clone(), compaction, clock));
-        let scrub = dials.scrub_bytes_per_second();
-        tasks.spawn(keep_scrubbed(registry.clone(), scrub));
         tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&settings, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
@@ -294,10 +285,19 @@ impl Node {
             bound: &bound,
         };
         let services = kafka_door::services(&config, services, stopping.subscribe());
-        let limits = dials::limits(&settings.now().config);
+        let as_now = &settings.now().config;
+        let limits = dials::limits(as_now);
         let sampling = gauges::sample(&services, &limits, &disk);
-        let server = kafka_door::serve(listeners, &dials, services.clone(), &limits)?;
-        tasks.spawn(dials::follow(settings, dials, limits, services));
+        let dials = Dials::new(as_now, throttle, limits.clone(), services.clone());
+        let (every, clock): (_, Clock) = (dials.retention_every(), Arc::new(now_ms));
+        tasks.spawn(keep_retention(registry.clone(), every, clock.clone()));
+        let compaction = dials::compaction(as_now, rand::random());
+        tasks.spawn(keep_compacted(registry.clone(), compaction, clock));
+        let scrub = dials.scrub_bytes_per_second();
+        tasks.spawn(keep_scrubbed(registry.clone(), scrub));
+        tasks.spawn(dials.keep_bytes());
+        let server = kafka_door::serve(listeners, &dials, services, &limits)?;
+        tasks.spawn(dials.follow(cluster.clone(), keeper));
         health.set(Phase::Ready);
         metrics::set_ready(true);
         Ok(Node {

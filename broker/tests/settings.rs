@@ -256,11 +256,15 @@ async fn groups_and_connections_go_by_their_limits_from_the_next_request_on() {
         "a frame that is too large ends its connection"
     );
 
-    set(&mut socket, ALL, "max.connections", "1").await;
+    set(&mut socket, ALL, "max.connections", "10").await;
+    let mut places = Vec::new();
+    while places.len() < 9 {
+        places.push(broker.connect().await);
+    }
     let mut turned_away = broker.connect().await;
     let read = turned_away.read(&mut [0]).await.unwrap_or(0);
-    assert_eq!(read, 0, "one is there already");
-    set(&mut socket, ALL, "max.connections", "10").await;
+    assert_eq!(read, 0, "ten are there already");
+    set(&mut socket, ALL, "max.connections", "11").await;
     let mut let_in = broker.connect().await;
     assert!(!described(&mut let_in, BROKER, "1").await.is_empty());
 }
@@ -293,6 +297,7 @@ async fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_of_its_reques
         ("1", "broker.id", "7", "not set"),
         (ALL, "num.partition", "3", "num.partitions"),
         (ALL, "leader.replication.throttled.rate", "1", "Unknown"),
+        (ALL, "connections.max.idle.ms", "1", "at least 1000"),
         (ALL, "num.io.threads", "many", "Unknown"),
         (ALL, "num.partitions", "many", "an integer"),
         (ALL, "message.max.bytes", "0", "from 1 to"),

@@ -146,8 +146,13 @@ impl Cluster {
         if let Some(id) = broker.filter(|id| !view.brokers.contains_key(id)) {
             return Err(AlterBrokerError::UnknownBroker(id));
         }
-        let wanted = named(&view.settings, broker, wanted)?;
-        self.check_setting(&view, &wanted)?;
+        let mut wanted = named(&view.settings, broker, wanted)?;
+        let kept = self.check_setting(&view, &wanted)?;
+        for (name, change) in &mut wanted.alteration.changes {
+            if let (ConfigChange::Set(value), Some(kept)) = (change, kept.get(name)) {
+                value.clone_from(kept);
+            }
+        }
         if validate_only {
             return Ok(());
         }
@@ -168,23 +173,25 @@ impl Cluster {
         }
     }
 
+    /// What is to be set, in the form in which it is kept.
     fn check_setting(
         &self,
         view: &ClusterState,
         wanted: &BrokerAlteration,
-    ) -> Result<(), AlterBrokerError> {
+    ) -> Result<BTreeMap<String, String>, AlterBrokerError> {
         let mut after = (*view.settings).clone();
         after.set(wanted.broker, altered(&view.settings, wanted));
         let keys = wanted.alteration.changes.keys();
         let named: BTreeSet<String> = keys.cloned().collect();
-        settings::check(&self.settings.now(), wanted.broker, &named, &after)?;
+        let kept = settings::check(&self.settings.now(), wanted.broker, &named, &after)?;
         if !named.contains(MIN_INSYNC) || !after.of(wanted.broker).contains_key(MIN_INSYNC) {
-            return Ok(());
+            return Ok(kept);
         }
         if wanted.broker.is_some() {
             return Err(AlterBrokerError::OfAllOnly);
         }
-        check_topics(view, &settings::topics_of_all(&after))
+        check_topics(view, &settings::topics_of_all(&after))?;
+        Ok(kept)
     }
 
     /// Waits until this broker's replicas go by what was set, or for as long as that is worth.

@@ -193,7 +193,7 @@ impl TryFrom<Raw> for Config {
             },
             limits: limits(&raw.limits),
             log_format,
-            log_level: raw.log.level,
+            log_level: level(&raw.log.level)?,
             warnings,
             written,
             connections_room: usize::MAX,
@@ -230,6 +230,7 @@ impl Config {
                 ..self.storage.clone()
             },
             limits,
+            log_level: level(&raw.log.level)?,
             ..self.clone()
         })
     }
@@ -252,6 +253,23 @@ fn kafka(k: &raw::Kafka, listeners: Vec<ListenerConfig>) -> Result<KafkaConfig, 
         fetch_max_bytes: k.fetch_max_bytes,
         replica_selector,
         producer_id_expiration_ms: k.producer_id_expiration_ms,
+    })
+}
+
+/// A filter takes as long to read as it is long, for every place that may log.
+const LEVEL_CHARS_MAX: usize = 1_000;
+
+fn level(text: &str) -> Result<String, ConfigError> {
+    let understood = tracing_subscriber::EnvFilter::try_new(text).is_ok();
+    if understood && text.len() <= LEVEL_CHARS_MAX {
+        return Ok(text.to_owned());
+    }
+    Err(ConfigError::Range {
+        key: "log.level",
+        value: format!("`{text}`"),
+        allowed: format!(
+            "a level such as info, or info,logd::server=debug, of at most {LEVEL_CHARS_MAX} characters"
+        ),
     })
 }
 

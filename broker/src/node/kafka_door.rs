@@ -55,7 +55,8 @@ pub(super) fn services(
     parts: Parts<'_>,
     stopping: watch::Receiver<bool>,
 ) -> Arc<Services> {
-    let fetch_sessions = FetchSessions::new(dials::fetch_session_limits(config));
+    let fetch_sessions =
+        FetchSessions::new(dials::fetch_session_limits(&parts.settings.now().config));
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
     Arc::new(Services {
         cluster: parts.cluster.clone(),

@@ -270,6 +270,10 @@ where
         let mut deadlines = Deadlines::new(bounds.patience, Instant::now());
         let mut held_back: Option<Instant> = None;
         loop {
+            if changing.has_changed().unwrap_or(false) {
+                bounds = *changing.borrow_and_update();
+                deadlines.set_patience(bounds.patience);
+            }
             let draining = *stopping.borrow();
             if draining && in_flight.is_empty() && outbox.chunks.is_empty() {
                 part(reader, writer).await;
@@ -341,10 +345,7 @@ where
                     Err(ended) => return ended,
                 },
                 _ = stopping.changed(), if !draining => {}
-                Ok(()) = changing.changed() => {
-                    bounds = *changing.borrow_and_update();
-                    deadlines.set_patience(bounds.patience);
-                }
+                Ok(()) = changing.changed() => changing.mark_changed(),
                 () = due => {}
             }
         }

@@ -3,7 +3,7 @@
 use super::now::Now;
 use super::said::Said;
 use super::table::{Applies, Row, TABLE};
-use crate::config::{Config, Raw, overlay};
+use crate::config::{Config, Raw, overlay, texts};
 use crate::topic_config::{self, check_default, names_of_broker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -153,8 +153,32 @@ fn try_over(
     Ok((raw, config))
 }
 
+/// What may be written to a file but not set while brokers run: less, and whoever could take it back might not get in.
+const LEAST: [(&str, u64); 4] = [
+    ("connections.max.idle.ms", 1_000),
+    ("logd.limits.handshake_timeout_ms", 1_000),
+    ("logd.limits.stalled_timeout_ms", 1_000),
+    ("max.connections", 10),
+];
+
+fn check_least(name: &str, value: &str) -> Result<(), SettingError> {
+    let least = LEAST.iter().find(|(known, _)| *known == name);
+    match least {
+        Some((_, least)) if value.parse::<u64>().is_ok_and(|v| v < *least) => {
+            Err(SettingError::Invalid {
+                name: name.to_owned(),
+                value: value.to_owned(),
+                why: format!(
+                    "must be at least {least} if it is set while brokers run, or nobody might come in to take it back"
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether the named settings can be what they are in `after`, for one broker or for all, as far as this broker can
-/// tell: others may have been started with other settings.
+/// tell: others may have been started with other settings. Returns them in the form in which they are kept.
 ///
 /// # Errors
 /// The first that cannot, and why.
@@ -163,7 +187,7 @@ pub fn check(
     broker: Option<i32>,
     named: &BTreeSet<String>,
     after: &Said,
-) -> Result<(), SettingError> {
+) -> Result<BTreeMap<String, String>, SettingError> {
     let base = Config {
         written: now.started.clone(),
         ..now.config.clone()
@@ -173,15 +197,24 @@ pub fn check(
     let mut values = after.of(None);
     values.extend(after.of(Some(node)));
     let mut laid = lay_over(&base, &values);
-    let set = after.of(broker);
-    let refused = named.iter().filter(|name| set.contains_key(*name));
-    match refused
-        .into_iter()
-        .find_map(|name| laid.left_out.remove(name))
-    {
-        Some(why) => Err(why),
-        None => Ok(()),
+    let texts = texts(&laid.raw);
+    let mut kept = BTreeMap::new();
+    for (name, value) in after.of(broker) {
+        if !named.contains(&name) {
+            continue;
+        }
+        if let Some(why) = laid.left_out.remove(&name) {
+            return Err(why);
+        }
+        check_least(&name, &value)?;
+        let kept_as = match (check_default(&name, &value), row_of(&name)) {
+            (Some(checked), _) => checked?,
+            (None, Some(row)) => texts.get(row.key).cloned().unwrap_or(value),
+            (None, None) => value,
+        };
+        kept.insert(name, kept_as);
     }
+    Ok(kept)
 }
 
 /// The words of a list as they are for one broker, or for all: what is appended goes behind them.
@@ -210,16 +243,12 @@ mod tests {
     use super::*;
     use crate::settings::Keeper;
 
-    fn set(name: &str, value: &str) -> Result<(), SettingError> {
+    fn set(name: &str, value: &str) -> Result<String, SettingError> {
         let (_keeper, live) = Keeper::new(Config::try_from(Raw::default()).unwrap());
         let mut after = Said::default();
         after.set(None, BTreeMap::from([(name.to_owned(), value.to_owned())]));
-        check(
-            &live.now(),
-            None,
-            &BTreeSet::from([name.to_owned()]),
-            &after,
-        )
+        let named = BTreeSet::from([name.to_owned()]);
+        check(&live.now(), None, &named, &after).map(|mut kept| kept.remove(name).unwrap())
     }
 
     #[test]
@@ -260,6 +289,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_set_that_could_keep_everybody_out() {
+        for (name, least) in LEAST {
+            let why = set(name, &(least - 1).to_string()).unwrap_err();
+            assert!(why.to_string().contains("take it back"), "{why}");
+            assert!(set(name, &least.to_string()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_no_filter_is_refused() {
+        assert!(set("logd.log.level", "debug,logd::raft=trace").is_ok());
+        let why = set("logd.log.level", "=loud=").unwrap_err();
+        assert!(why.to_string().contains("a level such as info"), "{why}");
+        assert!(set("logd.log.level", &"info,".repeat(300)).is_err());
+    }
+
+    #[test]
     fn what_can_be_set_is_taken_under_kafkas_name_and_ours() {
         for (name, value) in [
             ("num.partitions", "3"),
@@ -269,8 +315,10 @@ mod tests {
             ("log.cleanup.policy", "compact,delete"),
             ("logd.limits.requests_in_flight", "9"),
         ] {
-            assert_eq!(set(name, value), Ok(()), "{name}");
+            assert_eq!(set(name, value), Ok(value.to_owned()), "{name}");
         }
+        assert_eq!(set("num.partitions", "007").unwrap(), "7");
+        assert_eq!(set("log.retention.ms", "007").unwrap(), "7");
         assert_eq!(name_of("topics.retention_ms"), "log.retention.ms");
         assert_eq!(name_of("logd.topics.default_partitions"), "num.partitions");
         assert_eq!(
@@ -288,6 +336,6 @@ mod tests {
         let values = pairs.map(|(k, v)| (k.to_owned(), v.to_owned()));
         after.set(None, BTreeMap::from(values));
         let named = BTreeSet::from(["num.partitions".to_owned()]);
-        assert_eq!(check(&live.now(), None, &named, &after), Ok(()));
+        assert!(check(&live.now(), None, &named, &after).is_ok());
     }
 }

@@ -92,8 +92,9 @@ impl Keeper {
         (Self { config, live }, Live(reader))
     }
 
-    /// Goes by what the cluster says now; false if that is what it said before.
-    pub fn hear(&self, node: i32, said: &Arc<Said>) -> bool {
+    /// Goes by what the cluster says now; false if that is what it said before. `tell` is called with the settings
+    /// before anybody can read them.
+    pub fn hear(&self, node: i32, said: &Arc<Said>, tell: impl FnOnce(&Now)) -> bool {
         if *self.live.borrow().said == **said {
             return false;
         }
@@ -104,6 +105,7 @@ impl Keeper {
                 "a setting of the cluster cannot hold on this broker and is left out here"
             );
         }
+        tell(&now);
         let before = self.live.send_replace(Arc::new(now.clone()));
         if (&before.one, &before.all) != (&now.one, &now.all) {
             info!(of_this_broker = ?now.one, of_all = ?now.all, "settings as the cluster has them");
@@ -199,10 +201,16 @@ mod tests {
         let (keeper, live) = Keeper::new(Config::try_from(Raw::default()).unwrap());
         let heard = said(&[("auto.create.topics.enable", "false")], &[]);
         assert!(live.now().config.topics.auto_create);
-        assert!(keeper.hear(1, &heard));
+        let mut told = 0;
+        assert!(keeper.hear(1, &heard, |now| {
+            assert!(!now.config.topics.auto_create);
+            assert!(live.now().config.topics.auto_create, "not yet");
+            told += 1;
+        }));
         assert!(!live.now().config.topics.auto_create);
-        assert!(!keeper.hear(1, &heard));
-        assert!(keeper.hear(1, &Arc::default()));
+        assert!(!keeper.hear(1, &heard, |_| told += 1));
+        assert_eq!(told, 1);
+        assert!(keeper.hear(1, &Arc::default(), |_| {}));
         assert!(live.now().config.topics.auto_create, "the default again");
     }
 

@@ -379,7 +379,7 @@ pub const TABLE: &[Row] = &[
         "log.level",
         "logd.log.level",
         Kind::String,
-        Applies::AtRestart,
+        Applies::AtOnce,
         "How much is logged, as tracing filters are written.",
     ),
 ];
