@@ -28,7 +28,7 @@ use crate::offsets::{self, OffsetAt, OffsetFound};
 /// [`delete_topic`](Admin::delete_topic) leaves open whether it happened; everything else only reads.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    cluster: Arc<Cluster>,
+    pub(crate) cluster: Arc<Cluster>,
 }
 
 /// The cluster at a glance.

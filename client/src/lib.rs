@@ -37,6 +37,7 @@ mod cluster;
 
 mod admin;
 mod offsets;
+mod settings;
 
 mod record;
 
@@ -59,6 +60,7 @@ pub use logd_proto::record_batch::Compression;
 pub use offsets::{OffsetAt, OffsetFound};
 pub use producer::{Closed, Delivery, Producer, ProducerBuilder, RecordMetadata};
 pub use record::{ConsumedRecord, Record, RecordHeader};
+pub use settings::{BrokerSetting, SettingSource};
 
 use cluster::Cluster;
 use connection::Settings;

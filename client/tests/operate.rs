@@ -58,6 +58,7 @@ fn four_brokers() -> Cluster {
 fn a_cluster_is_looked_at_and_changed() {
     let cluster = four_brokers();
     the_whole_is_shown(&cluster);
+    settings_are_shown_set_and_taken_back(&cluster);
     brokers_and_partitions_are_shown(&cluster);
     leaders_and_replicas_change(&cluster);
     the_cluster_is_levelled(&cluster);
@@ -97,6 +98,64 @@ fn the_whole_is_shown(cluster: &Cluster) {
     let leader = members.iter().find(leads).expect("one leads");
     assert_eq!(leader["node_id"], quorum["leader"], "{quorum:#}");
     assert_eq!(members.len(), 4);
+}
+
+/// One setting of a broker, or of all.
+fn setting(all: &Value, name: &str) -> Value {
+    let all = all.as_array().expect("settings");
+    let one = all.iter().find(|one| one["name"] == name);
+    one.cloned().unwrap_or_default()
+}
+
+fn settings_are_shown_set_and_taken_back(cluster: &Cluster) {
+    let config = ["cluster", "config"];
+    let describe = |more: &[&'static str]| [&config[..], &["describe"], more].concat();
+    let set = |more: &[&'static str]| cluster.run(&[&config[..], &["set"], more].concat());
+    let shown = cluster.run(&describe(&["--node", "2"]));
+    begins(shown.code(0), &["NAME", "VALUE", "SOURCE", "RESTART"]);
+    let nothing = cluster.run(&describe(&[]));
+    assert!(
+        nothing.code(0).err.contains("nothing is set"),
+        "{nothing:#?}"
+    );
+
+    let tried = set(&["num.partitions=5", "--dry-run"]);
+    assert!(tried.code(0).err.contains("nothing was"), "{tried:#?}");
+    set(&["num.partitions=6", "topics.retention_ms=86400000"]).code(0);
+    set(&["num.partitions=7", "--node", "2"]).code(0);
+    let all = until(cluster, &describe(&[]), |all| {
+        setting(all, "num.partitions")["value"] == "6"
+    });
+    assert_eq!(setting(&all, "log.retention.ms")["source"], "cluster");
+    for (node, value, source) in [("1", "6", "cluster"), ("2", "7", "node")] {
+        let line = [&config[..], &["describe", "--node", node]].concat();
+        let is_so = |all: &Value| {
+            let partitions = setting(all, "num.partitions");
+            partitions["value"] == value && partitions["source"] == source
+        };
+        let all = until(cluster, &line, is_so);
+        assert_eq!(setting(&all, "num.partitions")["needs_restart"], false);
+        assert_eq!(
+            setting(&all, "logd.storage.wal_budget_bytes")["needs_restart"],
+            true
+        );
+    }
+    for (wrong, why) in [
+        ("storage.wal_budget_bytes=1", "restart"),
+        ("num.partitions=0", "from 1 to 10000"),
+        ("num.partition=1", "did you mean num.partitions?"),
+    ] {
+        let refused = set(&[wrong]);
+        assert!(refused.code(1).err.contains(why), "{refused:#?}");
+    }
+    let unset = ["cluster", "config", "unset", "num.partitions"];
+    cluster
+        .run(&[&unset[..], &["--node", "2"]].concat())
+        .code(0);
+    cluster
+        .run(&[&unset[..], &["log.retention.ms"]].concat())
+        .code(0);
+    until(cluster, &describe(&[]), |all| *all == json!([]));
 }
 
 fn brokers_and_partitions_are_shown(cluster: &Cluster) {

@@ -1,10 +1,11 @@
 //! `logctl cluster`: the cluster as a whole, as its brokers see it.
 //!
-//! Promise: nothing is changed but by `rebalance run` and `rebalance cancel`; `health` ends with 6 unless
+//! Promise: nothing is changed but by `config set`, `config unset`, `rebalance run` and `rebalance cancel`; `health` ends with 6 unless
 //! everything is well.
 //!
 //! Not here: single brokers ([`crate::node`]) and partitions ([`crate::partition`]).
 
+mod config;
 mod health;
 mod info;
 mod quorum;
@@ -24,6 +25,11 @@ pub enum Action {
     Health(health::Options),
     /// Show who keeps the cluster's metadata
     Quorum,
+    /// Show and change brokers' settings while they run
+    Config {
+        #[command(subcommand)]
+        action: config::Action,
+    },
     /// Level replicas and leaders over brokers and racks
     Rebalance {
         #[command(subcommand)]
@@ -34,6 +40,7 @@ pub enum Action {
 pub async fn run(context: &Context, rpc: Rpc, action: Action) -> Result<Exit, Failure> {
     let mut operator = Operator::new(context, rpc);
     match action {
+        Action::Config { action } => config::run(context, action).await,
         Action::Info => info::run(context, &mut operator).await,
         Action::Health(options) => health::run(context, &mut operator, options).await,
         Action::Quorum => quorum::run(context, &mut operator).await,
