@@ -60,7 +60,7 @@ pub use logd_proto::record_batch::Compression;
 pub use offsets::{OffsetAt, OffsetFound};
 pub use producer::{Closed, Delivery, Producer, ProducerBuilder, RecordMetadata};
 pub use record::{ConsumedRecord, Record, RecordHeader};
-pub use settings::{BrokerSetting, SettingSource};
+pub use settings::{BrokerSetting, SettingApplies, SettingSource};
 
 use cluster::Cluster;
 use connection::Settings;

@@ -51,6 +51,20 @@ impl SettingSource {
     }
 }
 
+/// When another value takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingApplies {
+    /// While brokers run.
+    AtOnce,
+    /// When a broker is started with it.
+    AtRestart,
+    /// There is no other value.
+    Never,
+}
+
+/// How a broker of logd ends the documentation of what has no other value. Kafka's protocol knows read-only alone.
+const FIXED: &str = "Cannot be changed.";
+
 /// One setting of a broker, or of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerSetting {
@@ -60,20 +74,26 @@ pub struct BrokerSetting {
     pub value: Option<String>,
     /// Where that comes from.
     pub source: SettingSource,
-    /// It cannot be set while brokers run.
-    pub needs_restart: bool,
+    /// When another value would take effect.
+    pub applies: SettingApplies,
     /// What it does.
     pub documentation: Option<String>,
 }
 
 impl BrokerSetting {
     fn of(told: DescribeConfigsResourceResult) -> BrokerSetting {
+        let documentation = told.documentation.map(|text| text.into_string());
+        let fixed = documentation.as_ref().is_some_and(|d| d.ends_with(FIXED));
         BrokerSetting {
             name: told.name.into_string(),
             value: told.value.map(|value| value.into_string()),
             source: SettingSource::of(told.config_source),
-            needs_restart: told.read_only,
-            documentation: told.documentation.map(|text| text.into_string()),
+            applies: match (told.read_only, fixed) {
+                (false, _) => SettingApplies::AtOnce,
+                (true, false) => SettingApplies::AtRestart,
+                (true, true) => SettingApplies::Never,
+            },
+            documentation,
         }
     }
 }

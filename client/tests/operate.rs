@@ -112,7 +112,7 @@ fn settings_are_shown_set_and_taken_back(cluster: &Cluster) {
     let describe = |more: &[&'static str]| [&config[..], &["describe"], more].concat();
     let set = |more: &[&'static str]| cluster.run(&[&config[..], &["set"], more].concat());
     let shown = cluster.run(&describe(&["--node", "2"]));
-    begins(shown.code(0), &["NAME", "VALUE", "SOURCE", "RESTART"]);
+    begins(shown.code(0), &["NAME", "VALUE", "SOURCE", "APPLIES"]);
     let nothing = cluster.run(&describe(&[]));
     assert!(
         nothing.code(0).err.contains("nothing is set"),
@@ -134,11 +134,14 @@ fn settings_are_shown_set_and_taken_back(cluster: &Cluster) {
             partitions["value"] == value && partitions["source"] == source
         };
         let all = until(cluster, &line, is_so);
-        assert_eq!(setting(&all, "num.partitions")["needs_restart"], false);
-        assert_eq!(
-            setting(&all, "logd.storage.wal_budget_bytes")["needs_restart"],
-            true
-        );
+        for (name, applies) in [
+            ("num.partitions", "at_once"),
+            ("logd.storage.wal_budget_bytes", "at_restart"),
+            ("broker.id", "never"),
+            ("log.preallocate", "never"),
+        ] {
+            assert_eq!(setting(&all, name)["applies"], applies, "{name}");
+        }
     }
     for (wrong, why) in [
         ("storage.wal_budget_bytes=1", "restart"),

@@ -10,7 +10,7 @@ use crate::config::{Config, ListenerConfig};
 use crate::group::Coordinator;
 use crate::partition::Registry;
 use crate::server::{BindError, Limits, Listener, Server};
-use crate::settings::Live;
+use crate::settings::{FIXED, Live};
 use crate::topic_config::{Described, Kind, Layer, Source};
 use logd_storage::Disk;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ fn identity(config: &Config, node_id: i32, bound: &Bound) -> Identity {
         name: name.to_owned(),
         kind,
         read_only: true,
-        documentation: meaning.to_owned(),
+        documentation: format!("{meaning} {FIXED}"),
         layers: vec![Layer {
             name: name.to_owned(),
             value,

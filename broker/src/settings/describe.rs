@@ -5,7 +5,7 @@
 //! read-only, and says so.
 
 use super::now::Now;
-use super::table::{Applies, Row, TABLE};
+use super::table::{Applies, FIXED, Row, TABLE};
 use crate::config::{Raw, texts};
 use crate::topic_config::{Described, Kind, Layer, Source, names_of_broker, of_broker};
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ impl Now {
             name: name.to_owned(),
             kind,
             read_only: true,
-            documentation: meaning.to_owned(),
+            documentation: format!("{meaning} {FIXED}"),
             layers: vec![layer(name, value, Source::Default)],
         };
         [
@@ -133,12 +133,14 @@ fn layer(name: &str, value: &str, source: Source) -> Layer {
     }
 }
 
-/// A topic's default says when a change of it applies, unless there is nothing to change.
+/// A topic's default says when a change of it applies, or that there is nothing to change.
 fn noted(mut described: Described) -> Described {
-    if !described.read_only {
-        described.documentation.push(' ');
-        described.documentation.push_str(Applies::AtOnce.note());
-    }
+    let note = match described.read_only {
+        true => FIXED,
+        false => Applies::AtOnce.note(),
+    };
+    described.documentation.push(' ');
+    described.documentation.push_str(note);
     described
 }
 
@@ -217,6 +219,11 @@ mod tests {
         let all = shown(|_| {}, Said::default());
         let names: BTreeSet<_> = all.iter().map(|d| &d.name).collect();
         assert_eq!(names.len(), all.len());
+        let notes = [Applies::AtOnce.note(), Applies::AtRestart.note(), FIXED];
+        for shown in &all {
+            let said = &shown.documentation;
+            assert!(notes.iter().any(|note| said.ends_with(note)), "{said}");
+        }
         for row in TABLE {
             let shown = all.iter().find(|d| d.name == row.name).unwrap();
             assert_eq!(

@@ -15,4 +15,4 @@ pub use crate::config::ReplicaSelector;
 pub use check::{SettingError, check, list_here, name_of};
 pub use now::{Keeper, Live, Now, topics_of_all};
 pub use said::Said;
-pub use table::{Applies, Row, TABLE};
+pub use table::{Applies, FIXED, Row, TABLE};

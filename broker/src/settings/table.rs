@@ -24,6 +24,9 @@ impl Applies {
     }
 }
 
+/// The same of what is shown beside the settings, and takes one value only.
+pub const FIXED: &str = "Cannot be changed.";
+
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// As it stands in the file: `section.key`.

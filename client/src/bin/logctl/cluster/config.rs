@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use logd_client::{BrokerSetting, SettingSource};
+use logd_client::{BrokerSetting, SettingApplies, SettingSource};
 use serde::Serialize;
 
 use crate::args;
@@ -57,7 +57,8 @@ struct Setting {
     value: Option<String>,
     /// `node`, `cluster`, `start`, `default` or `other`.
     source: &'static str,
-    needs_restart: bool,
+    /// When another value takes effect: `at_once`, `at_restart` or `never`.
+    applies: &'static str,
     documentation: Option<String>,
 }
 
@@ -73,7 +74,11 @@ impl From<BrokerSetting> for Setting {
                 SettingSource::Default => "default",
                 SettingSource::Other(_) => "other",
             },
-            needs_restart: told.needs_restart,
+            applies: match told.applies {
+                SettingApplies::AtOnce => "at_once",
+                SettingApplies::AtRestart => "at_restart",
+                SettingApplies::Never => "never",
+            },
             documentation: told.documentation,
         }
     }
@@ -85,17 +90,13 @@ struct Settings(Vec<Setting>);
 
 impl Shown for Settings {
     fn table(&self) -> String {
-        let mut table = Table::new(&["NAME", "VALUE", "SOURCE", "RESTART"]);
+        let mut table = Table::new(&["NAME", "VALUE", "SOURCE", "APPLIES"]);
         for setting in &self.0 {
-            let restart = match setting.needs_restart {
-                true => "needed",
-                false => "no",
-            };
             table.row([
                 setting.name.clone(),
                 or_dash(setting.value.as_ref()),
                 setting.source.to_owned(),
-                restart.to_owned(),
+                setting.applies.replace('_', " "),
             ]);
         }
         table.render()
