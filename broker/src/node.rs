@@ -291,7 +291,7 @@ impl Node {
         let dials = Dials::new(as_now, throttle, limits.clone(), services.clone());
         let (every, clock): (_, Clock) = (dials.retention_every(), Arc::new(now_ms));
         tasks.spawn(keep_retention(registry.clone(), every, clock.clone()));
-        let compaction = dials::compaction(as_now, rand::random());
+        let compaction = dials.compaction();
         tasks.spawn(keep_compacted(registry.clone(), compaction, clock));
         let scrub = dials.scrub_bytes_per_second();
         tasks.spawn(keep_scrubbed(registry.clone(), scrub));

@@ -227,6 +227,11 @@ impl Config {
             storage: StorageConfig {
                 retention_check_interval: Duration::from_millis(interval),
                 scrub_bytes_per_second: raw.storage.scrub_bytes_per_second,
+                compaction_check_interval: Duration::from_millis(
+                    raw.storage.compaction_check_interval_ms,
+                ),
+                compaction_map_bytes: raw.storage.compaction_map_bytes,
+                compaction_bytes_per_second: raw.storage.compaction_bytes_per_second,
                 ..self.storage.clone()
             },
             limits,

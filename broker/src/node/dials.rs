@@ -25,6 +25,7 @@ pub(super) struct Dials {
     limits: Limits,
     services: Arc<Services>,
     in_flight_bytes: watch::Sender<usize>,
+    compaction: watch::Sender<CompactionSettings>,
     retention_every: watch::Sender<Duration>,
     scrub_bytes_per_second: watch::Sender<u64>,
     /// One per listener, in the order of the settings.
@@ -46,11 +47,16 @@ impl Dials {
             limits,
             services,
             in_flight_bytes: watch::channel(config.limits.in_flight_bytes).0,
+            compaction: watch::channel(compaction(config, rand::random())).0,
             retention_every: watch::channel(config.storage.retention_check_interval).0,
             scrub_bytes_per_second: watch::channel(config.storage.scrub_bytes_per_second).0,
             connections: connections.collect(),
             log_level: watch::channel(config.log_level.clone()).0,
         }
+    }
+
+    pub fn compaction(&self) -> watch::Receiver<CompactionSettings> {
+        self.compaction.subscribe()
     }
 
     pub fn retention_every(&self) -> watch::Receiver<Duration> {
@@ -90,6 +96,8 @@ impl Dials {
             .set_limits(fetch_session_limits(config));
         set(&self.in_flight_bytes, l.in_flight_bytes);
         set(&self.retention_every, s.retention_check_interval);
+        let hash_seeds = self.compaction.borrow().hash_seeds;
+        set(&self.compaction, compaction(config, hash_seeds));
         set(&self.scrub_bytes_per_second, s.scrub_bytes_per_second);
         for (dial, listener) in self.connections.iter().zip(&config.kafka.listeners) {
             set(dial, connection_limits(config, listener));
@@ -139,7 +147,7 @@ fn connection_limits(config: &Config, listener: &ListenerConfig) -> ConnectionLi
 }
 
 /// How this broker compacts; nobody who chooses keys may know the seeds.
-pub(super) fn compaction(config: &Config, hash_seeds: [u64; 2]) -> CompactionSettings {
+fn compaction(config: &Config, hash_seeds: [u64; 2]) -> CompactionSettings {
     let s = &config.storage;
     CompactionSettings {
         every: s.compaction_check_interval,

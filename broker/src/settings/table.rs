@@ -295,6 +295,27 @@ pub const TABLE: &[Row] = &[
         "How fast what nobody reads is read, to find damage; 0: not at all.",
     ),
     row(
+        "storage.compaction_check_interval_ms",
+        "log.cleaner.backoff.ms",
+        Kind::Long,
+        Applies::AtOnce,
+        "How often compacted topics are looked at.",
+    ),
+    row(
+        "storage.compaction_map_bytes",
+        "log.cleaner.dedupe.buffer.size",
+        Kind::Long,
+        Applies::AtOnce,
+        "Memory for the keys of the log that is compacted; one with more of them takes several passes.",
+    ),
+    row(
+        "storage.compaction_bytes_per_second",
+        "logd.storage.compaction_bytes_per_second",
+        Kind::Long,
+        Applies::AtOnce,
+        "How fast compaction reads and writes together; 0: no limit.",
+    ),
+    row(
         "limits.max_connections",
         "max.connections",
         Kind::Int,

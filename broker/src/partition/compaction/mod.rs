@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 /// A log that could not be compacted is tried again after this long: its damage may be mended by then.
@@ -57,11 +58,12 @@ impl Drop for Stop {
     }
 }
 
-/// Compacts what is due, round after round, until it is dropped.
-pub async fn keep(registry: Arc<Registry>, settings: Settings, clock: Clock) {
+/// Compacts what is due, round after round, until it is dropped. A run that is under way when the settings change ends
+/// with what it has done, and the next goes on with the others.
+pub async fn keep(registry: Arc<Registry>, mut settings: watch::Receiver<Settings>, clock: Clock) {
     let mut aside: HashMap<(Uuid, i32), tokio::time::Instant> = HashMap::new();
     loop {
-        tokio::time::sleep(settings.every).await;
+        wait_for_round(&mut settings).await;
         let now = tokio::time::Instant::now();
         aside.retain(|_, until| *until > now);
         for partition in due(&registry, clock()) {
@@ -69,7 +71,7 @@ pub async fn keep(registry: Arc<Registry>, settings: Settings, clock: Clock) {
             if aside.contains_key(&key) || !holds(&registry, &partition) {
                 continue;
             }
-            match compact(&registry, &partition, settings, clock()).await {
+            match compact(&registry, &partition, &settings, clock()).await {
                 Ok(_) | Err(RunError::Stopped) => {}
                 Err(error) => {
                     metrics::compaction_failed();
@@ -77,6 +79,17 @@ pub async fn keep(registry: Arc<Registry>, settings: Settings, clock: Clock) {
                     aside.insert(key, now + SET_ASIDE);
                 }
             }
+        }
+    }
+}
+
+async fn wait_for_round(settings: &mut watch::Receiver<Settings>) {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let due = begun + settings.borrow_and_update().every;
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => return,
+            Ok(()) = settings.changed() => {}
         }
     }
 }
@@ -101,7 +114,7 @@ fn due(registry: &Registry, now_ms: i64) -> Vec<Arc<Partition>> {
 async fn compact(
     registry: &Arc<Registry>,
     partition: &Arc<Partition>,
-    settings: Settings,
+    settings: &watch::Receiver<Settings>,
     now_ms: i64,
 ) -> Result<Done, RunError> {
     let Some(dirt) = partition.dirt(now_ms) else {
@@ -110,9 +123,14 @@ async fn compact(
     partition.move_snapshot(dirt.to).await?;
     let stop = Stop(Arc::new(AtomicBool::new(false)));
     let (stopped, registry, partition) = (stop.0.clone(), registry.clone(), partition.clone());
+    let settings = settings.clone();
     let work = move || {
-        let wanted = || !stopped.load(Ordering::Acquire) && holds(&registry, &partition);
-        partition.compact(dirt, settings, now_ms, &wanted)
+        let begun_with = *settings.borrow();
+        let wanted = || {
+            let as_begun = *settings.borrow() == begun_with;
+            as_begun && !stopped.load(Ordering::Acquire) && holds(&registry, &partition)
+        };
+        partition.compact(dirt, begun_with, now_ms, &wanted)
     };
     let outcome = off_the_loop(work).await;
     drop(stop);
