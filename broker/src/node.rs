@@ -269,10 +269,11 @@ impl Node {
         tasks.spawn(cluster.clone().keep_compact());
         let groups = Arc::new(coordinator(&settings, &cluster, &registry));
         tasks.spawn(groups.clone().keep_counted());
+        let shown = settings.clone();
         tasks.spawn(group::keep_lags(
             groups.clone(),
             ends_here(&cluster, &registry),
-            config.limits.group_lag_series,
+            move || shown.now().config.limits.group_lag_series,
         ));
         tasks.spawn(forget_deleted_topics(cluster.clone(), groups.clone()));
         let stopping = watch::channel(false).0;

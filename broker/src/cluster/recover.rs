@@ -77,7 +77,7 @@ impl Cluster {
     /// Who should have a partition that goes on from one broker.
     pub fn recovery_target(&self, topic: &Topic, index: i32, survivor: i32) -> Vec<i32> {
         let (view, alive) = (self.view(), |node| self.is_alive(node));
-        rebalance::refill(&view, topic, index, survivor, &alive, self.defaults.1)
+        rebalance::refill(&view, topic, index, survivor, &alive, self.defaults().1)
     }
 
     /// Whether decisions can be made at all.

@@ -58,13 +58,17 @@ fn lags(looked: Looked, end_of: &EndOf) -> (Vec<GroupLag>, HiddenLags) {
 }
 
 /// Keeps the metrics true to within ten seconds, until it is dropped.
-pub async fn keep(coordinator: Arc<Coordinator>, end_of: EndOf, shown_max: usize) {
+pub async fn keep(
+    coordinator: Arc<Coordinator>,
+    end_of: EndOf,
+    shown_max: impl Fn() -> usize + Send,
+) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         match coordinator.committed(LOOKED_AT_MAX).await {
             Ok(looked) => {
                 let (lags, hidden) = lags(looked, &end_of);
-                metrics::set_group_lags(lags, hidden, shown_max);
+                metrics::set_group_lags(lags, hidden, shown_max());
             }
             // While groups are loaded, the last look stands.
             Err(Refusal::Loading) => {}

@@ -365,6 +365,13 @@ pub const TABLE: &[Row] = &[
         "Partitions of all fetch sessions.",
     ),
     row(
+        "limits.group_lag_series",
+        "logd.limits.group_lag_series",
+        Kind::Int,
+        Applies::AtOnce,
+        "Series of groups' lags on the metrics page.",
+    ),
+    row(
         "limits.idle_timeout_ms",
         "connections.max.idle.ms",
         Kind::Long,
