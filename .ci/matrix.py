@@ -1,7 +1,7 @@
 """Six stock clients against one broker, or three: each produces with every codec it has, and each reads what all of them wrote.
 
-Then, per client: lookups by time, topic administration, automatic creation on and off, committed offsets and idempotent
-producers over SIGKILL, and groups whose members come, go and die. Everything is compared byte for byte with what was sent.
+Then, per client: lookups by time, the administration of topics and groups, compacted topics, static members, automatic creation
+on and off, committed offsets and idempotent producers over SIGKILL, and groups whose members come, go and die. Everything is compared byte for byte with what was sent.
 """
 
 import collections
@@ -12,7 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import agents, broker as brokers
-from harness.agents import CODECS, NAMES, SENDS_NULL_HEADER, STRATEGIES, Kcat, Refused, Tools, b64, once_loaded, settled
+from harness.agents import (CODECS, DELETES_GROUPS, INVALID_RECORD, NAMES, SENDS_NULL_HEADER, STATIC, STRATEGIES, Kcat, Refused,
+                            Tools, b64, once_loaded, settled)
 from harness.report import Report, until
 from harness.wire import Connection
 
@@ -121,23 +122,88 @@ class Matrix:
                 assert found == list(cases.values()), f"asked {[ts - base for ts in cases]}, wanted {list(cases.values())}, got {found}"
                 assert self.clients[name].times("times", [[0, base]]) == [-1], "an empty partition has no offset for any time"
 
-    def administration(self):
-        for name in [n for n in NAMES if n != "kcat"]:  # kcat has no such commands; it lists
-            with self.test(f"admin/{name}"):
-                client, topic = self.clients[name], f"admin.{name}"
-                client.create(topic, 4)
-                refused(lambda: client.create(topic, 4), "creating a topic that exists")
-                self.let_kafka_catch_up()
-                assert topic in client.topics() and topic in self.clients["kcat"].topics(), "a created topic is not listed"
-                client.produce(topic, "none", [{"p": 3, "k": b64(b"k"), "v": b64(b"first life")}])
-                client.delete(topic)
-                until(10, "the topic is gone", lambda: topic not in client.topics())
-                # The same name again is another topic: nothing of the first life may be left.
-                until(10, "the name is free", lambda: self.try_create(topic))
-                self.let_kafka_catch_up()
-                client.produce(topic, "none", [{"p": 0, "k": b64(b"k"), "v": b64(b"second life")}])
-                values = [(r["p"], r["v"]) for r in client.read({topic: {"0": 1}})]
-                assert values == [(0, b64(b"second life"))], values
+    def each_by_itself(self):
+        """What needs one client only, for all of them side by side."""
+        wanted = [step for name, step in (("admin", self.administration), ("compacted", self.compacted), ("static", self.static_members)) if self.wanted(name)]
+
+        def steps(client):
+            for step in wanted:
+                step(client)
+
+        with ThreadPoolExecutor(len(NAMES)) as pool:
+            list(pool.map(steps, NAMES))
+
+    def administration(self, name):
+        if name == "kcat":  # it has no such commands; it lists
+            return
+        client, topic = self.clients[name], f"admin.{name}"
+        with self.test(f"admin/{name}"):
+            client.create(topic, 4)
+            refused(lambda: client.create(topic, 4), "creating a topic that exists")
+            self.let_kafka_catch_up()
+            assert topic in client.topics() and topic in self.clients["kcat"].topics(), "a created topic is not listed"
+            client.produce(topic, "none", [{"p": 3, "k": b64(b"k"), "v": b64(b"first life")}])
+            client.delete(topic)
+            until(10, "the topic is gone", lambda: topic not in client.topics())
+            # The same name again is another topic: nothing of the first life may be left.
+            until(10, "the name is free", lambda: self.try_create(topic))
+            self.let_kafka_catch_up()
+            client.produce(topic, "none", [{"p": 0, "k": b64(b"k"), "v": b64(b"second life")}])
+            values = [(r["p"], r["v"]) for r in client.read({topic: {"0": 1}})]
+            assert values == [(0, b64(b"second life"))], values
+        with self.test(f"admin/{name}: changes"):
+            self.changes(client, topic)
+        with self.test(f"admin/{name}: groups"):
+            self.groups_administered(name)
+
+    def changes(self, client, topic):
+        """Its configuration, its partitions and the beginning of one."""
+        client.configure(topic, "retention.ms", "86400000")
+        self.let_kafka_catch_up()
+        assert client.config(topic, "retention.ms") == "86400000"
+        refused(lambda: client.configure(topic, "retention.ms", "soon"), "a retention of 'soon'")
+        assert client.config(topic, "retention.ms") == "86400000", "a refused change changed something"
+        client.grow(topic, 6)
+        refused(lambda: client.grow(topic, 5), "taking a partition away")
+        until(10, "the new partitions are served", lambda: None not in self.ends(topic, 6))
+        client.produce(topic, "none", [{"p": 5, "k": b64(b"k"), "v": b64(b"%d" % n)} for n in range(5)])
+        assert client.delete_records(topic, 5, 3) == 3
+        assert [r["o"] for r in client.read({topic: {"5": 2}}) if r["p"] == 5] == [3, 4], "deleted records are read, or others are missing"
+        refused(lambda: client.delete_records(topic, 5, 99), "deleting records that are not there yet")
+
+    def groups_administered(self, name):
+        client, group, topic = self.clients[name], f"admin.group.{name}", f"admin.{name}"
+        once_loaded(lambda: client.commit(group, topic, {"0": 1}))
+        assert group in client.groups(), "a group with committed offsets is not listed"
+        assert client.describe_group(group).upper() == "EMPTY"
+        if name in DELETES_GROUPS:
+            client.delete_group(group)
+            assert group not in client.groups(), "a deleted group is listed"
+            assert client.committed(group, topic, [0]) == {}, "a deleted group has offsets"
+
+    def compacted(self, name):
+        """A compacted topic takes records with keys and refuses one without; the refused one takes no offset."""
+        with self.test(f"compacted/{name}"):
+            client, topic = self.clients[name], f"compacted.{name}"
+            self.create(topic, 1, [("cleanup.policy", "compact")])
+            self.let_kafka_catch_up()
+            client.produce(topic, "none", [{"p": 0, "k": b64(b"key"), "v": b64(b"first")}])
+            problem = refused(lambda: client.produce(topic, "none", [{"p": 0, "k": None, "v": b64(b"keyless")}]), "a record without a key")
+            assert INVALID_RECORD[name] in problem, problem
+            client.produce(topic, "none", [{"p": 0, "k": b64(b"key"), "v": b64(b"second")}])
+            last = [(r["o"], r["v"]) for r in client.read({topic: {"0": 2}})][-1]
+            assert last == (1, b64(b"second")), last
+
+    def static_members(self, name):
+        """A member with an instance id ends and comes back: it holds what it held, and nobody else is disturbed."""
+        if name not in STATIC:
+            return
+        with self.test(f"static/{name}"):
+            topic = f"static.{name}"
+            self.create(topic, 4)
+            told = self.clients[name].static(f"static.members.{name}", topic, 4)
+            assert told["after"] == told["before"], f"held {told['before']} before and {told['after']} after one came back"
+            assert told["disturbed"] == 0, f"the member that stayed was assigned anew {told['disturbed']} times"
 
     def let_kafka_catch_up(self):
         """Kafka answers a creation before the topic is listed or serves; logd does not, and is not waited for."""
@@ -335,7 +401,7 @@ class Matrix:
         try:
             chosen("codecs", self.produce_everything, self.read_everything)
             chosen("times", self.times)
-            chosen("admin", self.administration)
+            self.each_by_itself()
             chosen("auto-create", self.automatic_creation)
             chosen("offsets", self.offsets_survive)
             chosen("idempotent", self.idempotent_producers)
@@ -386,8 +452,8 @@ def end_offset(port, topic, partition):
 def refused(action, what):
     try:
         action()
-    except Refused:
-        return
+    except Refused as problem:
+        return str(problem)
     raise AssertionError(f"{what} was not refused")
 
 

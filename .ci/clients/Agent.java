@@ -13,13 +13,13 @@ import java.util.*;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicBoolean;
-import org.apache.kafka.clients.admin.Admin;
-import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
@@ -73,8 +73,41 @@ public final class Agent {
                 admin(a -> { for (String name : new TreeSet<>(a.listTopics().names().get(30, TimeUnit.SECONDS))) names.add(name); });
                 return answer;
             }
+            case "config": {
+                ConfigResource topic = topic(r);
+                return told(answer -> admin(a -> answer.put("value", a.describeConfigs(List.of(topic)).all().get(30, TimeUnit.SECONDS).get(topic).get(r.get("name").asText()).value())));
+            }
+            case "configure": {
+                AlterConfigOp change = new AlterConfigOp(new ConfigEntry(r.get("name").asText(), r.get("value").asText()), AlterConfigOp.OpType.SET);
+                return admin(a -> a.incrementalAlterConfigs(Map.of(topic(r), List.of(change))).all().get(30, TimeUnit.SECONDS));
+            }
+            case "grow": return admin(a -> a.createPartitions(Map.of(r.get("topic").asText(), NewPartitions.increaseTo(r.get("partitions").asInt()))).all().get(30, TimeUnit.SECONDS));
+            case "delete_records": {
+                TopicPartition at = new TopicPartition(r.get("topic").asText(), r.get("partition").asInt());
+                return told(answer -> admin(a -> answer.put("low", a.deleteRecords(Map.of(at, RecordsToDelete.beforeOffset(r.get("offset").asLong()))).lowWatermarks().get(at).get(30, TimeUnit.SECONDS).lowWatermark())));
+            }
+            case "groups": return told(answer -> {
+                ArrayNode names = answer.putArray("groups");
+                admin(a -> a.listGroups(ListGroupsOptions.forConsumerGroups()).all().get(30, TimeUnit.SECONDS).forEach(g -> names.add(g.groupId())));
+            });
+            case "describe_group": {
+                String group = r.get("group").asText();
+                return told(answer -> admin(a -> answer.put("state", a.describeConsumerGroups(List.of(group)).all().get(30, TimeUnit.SECONDS).get(group).groupState().toString())));
+            }
+            case "delete_group": return admin(a -> a.deleteConsumerGroups(List.of(r.get("group").asText())).all().get(30, TimeUnit.SECONDS));
+            case "static": return staticMembers(r);
             default: throw new IllegalArgumentException("unknown op " + r.get("op"));
         }
+    }
+
+    private static ConfigResource topic(JsonNode r) { return new ConfigResource(ConfigResource.Type.TOPIC, r.get("topic").asText()); }
+
+    private interface Telling { void tell(ObjectNode answer) throws Exception; }
+
+    private static ObjectNode told(Telling telling) throws Exception {
+        ObjectNode answer = JSON.createObjectNode();
+        telling.tell(answer);
+        return answer;
     }
 
     private interface AdminAction { void run(Admin admin) throws Exception; }
@@ -82,6 +115,47 @@ public final class Agent {
     private ObjectNode admin(AdminAction action) throws Exception {
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) { action.run(admin); }
         return JSON.createObjectNode();
+    }
+
+    /** A consumer with an instance id. */
+    private final class Static implements ConsumerRebalanceListener {
+        private final KafkaConsumer<byte[], byte[]> consumer;
+        private Set<Integer> held = new TreeSet<>();
+        private int assignments = 0;
+        private Static(JsonNode r, String instance) {
+            consumer = consumer(Map.of("group.id", r.get("group").asText(), "group.instance.id", instance, "session.timeout.ms", 20_000, "heartbeat.interval.ms", 500));
+            consumer.subscribe(List.of(r.get("topic").asText()), this);
+        }
+        @Override public void onPartitionsAssigned(Collection<TopicPartition> parts) { held = new TreeSet<>(); parts.forEach(p -> held.add(p.partition())); assignments++; }
+        @Override public void onPartitionsRevoked(Collection<TopicPartition> gone) { }
+    }
+
+    /** As static_members of agent.py does. */
+    private ObjectNode staticMembers(JsonNode r) {
+        ObjectNode answer = JSON.createObjectNode();
+        Static leaving = new Static(r, "leaving"), staying = new Static(r, "staying");
+        shared(r, leaving, staying);
+        ArrayNode before = answer.putArray("before");
+        before.addPOJO(leaving.held).addPOJO(staying.held);
+        int assignments = staying.assignments;
+        leaving.consumer.close();
+        Static back = new Static(r, "leaving");
+        shared(r, back, staying);
+        for (int i = 0; i < 10; i++) { back.consumer.poll(Duration.ofMillis(100)); staying.consumer.poll(Duration.ofMillis(100)); }
+        answer.putArray("after").addPOJO(back.held).addPOJO(staying.held);
+        answer.put("disturbed", staying.assignments - assignments);
+        back.consumer.close();
+        staying.consumer.close();
+        return answer;
+    }
+
+    private static void shared(JsonNode r, Static one, Static other) {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(40);
+        while (one.held.isEmpty() || other.held.isEmpty() || one.held.size() + other.held.size() != r.get("partitions").asInt()) {
+            if (System.nanoTime() > deadline) throw new IllegalStateException("static members held " + one.held + " and " + other.held + " after 40 s");
+            one.consumer.poll(Duration.ofMillis(100));
+            other.consumer.poll(Duration.ofMillis(100));
+        }
     }
 
     private ObjectNode produce(JsonNode r) throws Exception {

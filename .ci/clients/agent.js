@@ -7,7 +7,7 @@ const readline = require('node:readline');
 
 const modules = createRequire(process.env.NODE_MODULES_ROOT + '/');
 const kafkajs = modules('kafkajs');
-const { Kafka, CompressionTypes, CompressionCodecs, PartitionAssigners, logLevel } = kafkajs;
+const { Kafka, CompressionTypes, CompressionCodecs, ConfigResourceTypes, PartitionAssigners, logLevel } = kafkajs;
 
 const CODECS = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP, snappy: CompressionTypes.Snappy, lz4: CompressionTypes.LZ4, zstd: CompressionTypes.ZSTD };
 const b64 = bytes => (bytes === null || bytes === undefined ? null : Buffer.from(bytes).toString('base64'));
@@ -124,7 +124,27 @@ function serveMode(bootstrap) {
   const remove = ({ topic }) => withAdmin(admin => admin.deleteTopics({ topics: [topic] })).then(() => ({}));
   const topics = () => withAdmin(async admin => ({ topics: (await admin.listTopics()).sort() }));
 
-  const operations = { produce, read, times, commit, committed, create, delete: remove, topics };
+  const config = ({ topic, name }) => withAdmin(async admin => {
+    const { resources: [{ configEntries }] } = await admin.describeConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: topic }] });
+    return { value: configEntries.find(entry => entry.configName === name).configValue };
+  });
+  const configure = ({ topic, name, value }) => withAdmin(admin => admin.alterConfigs({
+    validateOnly: false, resources: [{ type: ConfigResourceTypes.TOPIC, name: topic, configEntries: [{ name, value }] }],
+  })).then(() => ({}));
+  const grow = ({ topic, partitions }) => withAdmin(admin => admin.createPartitions({ topicPartitions: [{ topic, count: partitions }] })).then(() => ({}));
+  const deleteRecords = ({ topic, partition, offset }) => withAdmin(async admin => {
+    await admin.fetchTopicOffsets(topic);  // it looks the leader up in the metadata that it has
+    await admin.deleteTopicRecords({ topic, partitions: [{ partition, offset: String(offset) }] });
+    return { low: Number((await admin.fetchTopicOffsets(topic)).find(o => o.partition === partition).low) };
+  });
+  const groups = () => withAdmin(async admin => ({ groups: (await admin.listGroups()).groups.map(g => g.groupId) }));
+  const describeGroup = ({ group }) => withAdmin(async admin => ({ state: (await admin.describeGroups([group])).groups[0].state }));
+  const deleteGroup = ({ group }) => withAdmin(admin => admin.deleteGroups([group])).then(() => ({}));
+
+  const operations = {
+    produce, read, times, commit, committed, create, delete: remove, topics, config, configure, grow,
+    delete_records: deleteRecords, groups, describe_group: describeGroup, delete_group: deleteGroup,
+  };
   const input = readline.createInterface({ input: process.stdin });
   let turn = Promise.resolve();
   input.on('line', line => {

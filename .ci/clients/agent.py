@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 
 # Of the topics that tests create.
@@ -79,6 +80,42 @@ class Wanted:
 
     def done(self):
         return not self.left
+
+
+class StaticMember:
+    """A consumer with an instance id, in this process. A library's own says how to `poll` and to `close` it."""
+
+    def __init__(self):
+        self.held, self.assignments = set(), 0
+
+    def assigned(self, partitions):
+        self.held = set(partitions)
+        self.assignments += 1
+
+
+def static_members(join, partitions, within=40):
+    """Two static members share; one ends and comes back under its name. What each held before and after, and how often the
+    one that stayed was assigned anything meanwhile."""
+    deadline = time.monotonic() + within
+
+    def shared(*members):
+        while not all(m.held for m in members) or sum(len(m.held) for m in members) != partitions:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"static members held {[sorted(m.held) for m in members]} after {within} s")
+            for m in members:
+                m.poll()
+
+    leaving, staying = join("leaving"), join("staying")
+    shared(leaving, staying)
+    before, assignments = [sorted(leaving.held), sorted(staying.held)], staying.assignments
+    leaving.close()
+    back = join("leaving")
+    shared(back, staying)
+    for _ in range(10):  # a rebalance would be told with a heartbeat's answer
+        back.poll(), staying.poll()
+    after = [sorted(back.held), sorted(staying.held)]
+    back.close(), staying.close()
+    return {"before": before, "after": after, "disturbed": staying.assignments - assignments}
 
 
 def main(serve_mode, member_mode):

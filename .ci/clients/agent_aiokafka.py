@@ -3,11 +3,12 @@
 import asyncio
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from agent import REPLICAS, Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
+from agent import REPLICAS, StaticMember, Wanted, b64, emit, main, pause_after, serve, static_members, stop_requested, unb64
 
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
 
@@ -103,9 +104,64 @@ def serve_mode(bootstrap):
     async def topics():
         return {"topics": sorted(await with_admin(lambda a: a.list_topics()))}
 
-    serve({name: blocking(op) for name, op in dict(
+    async def config(topic, name):
+        [told] = await with_admin(lambda a: a.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)]))
+        [(_, _, _, _, entries)] = told.resources
+        return {"value": next(entry[1] for entry in entries if entry[0] == name)}
+
+    async def configure(topic, name, value):
+        [told] = await with_admin(lambda a: a.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {name: value})]))
+        for code, message, *_ in told.resources:
+            if code:
+                raise RuntimeError(f"topic {topic}: error {code}: {message}")
+
+    async def grow(topic, partitions):
+        await with_admin(lambda a: a.create_partitions({topic: NewPartitions(partitions)}))
+
+    async def delete_records(topic, partition, offset):
+        at = TopicPartition(topic, partition)
+        return {"low": (await with_admin(lambda a: a.delete_records({at: RecordsToDelete(offset)})))[at]}
+
+    async def groups():
+        return {"groups": [name for name, _ in await with_admin(lambda a: a.list_consumer_groups())]}
+
+    async def describe_group(group):
+        [told] = await with_admin(lambda a: a.describe_consumer_groups([group]))
+        return {"state": told.groups[0][2]}
+
+    def static(group, topic, partitions):
+        return static_members(lambda instance: Static(loop, bootstrap, group, topic, instance), partitions)
+
+    serve(dict(static=static) | {name: blocking(op) for name, op in dict(
         produce=produce, read=read, times=times, commit=commit, committed=committed,
-        create=create, delete=delete, topics=topics).items()})
+        create=create, delete=delete, topics=topics, config=config, configure=configure, grow=grow,
+        delete_records=delete_records, groups=groups, describe_group=describe_group).items()})
+
+
+class Static(StaticMember, ConsumerRebalanceListener):
+    def __init__(self, loop, bootstrap, group, topic, instance):
+        super().__init__()
+        self.loop = loop
+        self.consumer = loop.run_until_complete(self.started(bootstrap, group, topic, instance))
+
+    async def started(self, bootstrap, group, topic, instance):
+        c = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance,
+                             session_timeout_ms=20_000, heartbeat_interval_ms=500)
+        c.subscribe([topic], listener=self)
+        await c.start()
+        return c
+
+    async def on_partitions_assigned(self, assigned):
+        self.assigned(p.partition for p in assigned)
+
+    async def on_partitions_revoked(self, revoked):
+        pass
+
+    def poll(self):
+        self.loop.run_until_complete(self.consumer.getmany(timeout_ms=100))
+
+    def close(self):
+        self.loop.run_until_complete(self.consumer.stop())
 
 
 def member_mode(bootstrap, group, topic, strategy):

@@ -3,9 +3,9 @@
 import time
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic
 
-from agent import REPLICAS, Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
+from agent import REPLICAS, StaticMember, Wanted, b64, emit, main, pause_after, serve, static_members, stop_requested, unb64
 
 
 def serve_mode(bootstrap):
@@ -83,8 +83,54 @@ def serve_mode(bootstrap):
     def topics():
         return {"topics": sorted(admin.list_topics(timeout=15).topics)}
 
+    def one(futures):
+        [future] = futures.values()
+        return future.result(15)
+
+    def config(topic, name):
+        return {"value": one(admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]))[name].value}
+
+    def configure(topic, name, value):
+        change = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        one(admin.incremental_alter_configs([ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])]))
+
+    def grow(topic, partitions):
+        one(admin.create_partitions([NewPartitions(topic, partitions)]))
+
+    def delete_records(topic, partition, offset):
+        # Looks leaders up in what it knows, and asks nobody about a partition that came later: hence a client of its own.
+        fresh = AdminClient({"bootstrap.servers": bootstrap})
+        return {"low": one(fresh.delete_records([TopicPartition(topic, partition, offset)])).low_watermark}
+
+    def groups():
+        return {"groups": [g.group_id for g in admin.list_consumer_groups().result(15).valid]}
+
+    def describe_group(group):
+        return {"state": one(admin.describe_consumer_groups([group])).state.name}
+
+    def delete_group(group):
+        one(admin.delete_consumer_groups([group]))
+
+    def static(group, topic, partitions):
+        return static_members(lambda instance: Static(bootstrap, group, topic, instance), partitions)
+
     serve(dict(produce=produce, read=read, times=times, commit=commit, committed=committed,
-               create=create, delete=delete, topics=topics))
+               create=create, delete=delete, topics=topics, config=config, configure=configure, grow=grow,
+               delete_records=delete_records, groups=groups, describe_group=describe_group, delete_group=delete_group, static=static))
+
+
+class Static(StaticMember):
+    def __init__(self, bootstrap, group, topic, instance):
+        super().__init__()
+        self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "group.instance.id": instance,
+                                  "session.timeout.ms": 20_000, "heartbeat.interval.ms": 500})
+        self.consumer.subscribe([topic], on_assign=lambda _, parts: self.assigned(p.partition for p in parts))
+
+    def poll(self):
+        self.consumer.poll(0.1)
+
+    def close(self):
+        self.consumer.close()
 
 
 def member_mode(bootstrap, group, topic, strategy):

@@ -3,14 +3,14 @@
 import time
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.structs import OffsetAndMetadata
 
-from agent import REPLICAS, Wanted, b64, emit, main, pause_after, serve, stop_requested, unb64
+from agent import REPLICAS, StaticMember, Wanted, b64, emit, main, pause_after, serve, static_members, stop_requested, unb64
 
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor,
              "cooperative": CooperativeStickyAssignor}
@@ -83,8 +83,57 @@ def serve_mode(bootstrap):
     def topics():
         return {"topics": sorted(with_admin(lambda a: a.list_topics()))}
 
+    def config(topic, name):
+        told = with_admin(lambda a: a.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all"))
+        return {"value": told["topic"][topic][name]["value"]}
+
+    def configure(topic, name, value):
+        told = with_admin(lambda a: a.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {name: value})]))
+        if told["topic"][topic] != "OK":
+            raise RuntimeError(f"topic {topic}: {told}")
+
+    def grow(topic, partitions):
+        with_admin(lambda a: a.create_partitions({topic: partitions}))
+
+    def delete_records(topic, partition, offset):
+        at = TopicPartition(topic, partition)
+        return {"low": with_admin(lambda a: a.delete_records({at: offset}))[at]["low_watermark"]}
+
+    def groups():
+        return {"groups": [g["group_id"] for g in with_admin(lambda a: a.list_groups())]}
+
+    def describe_group(group):
+        return {"state": with_admin(lambda a: a.describe_groups([group]))[group]["group_state"]}
+
+    def delete_group(group):
+        with_admin(lambda a: a.delete_groups([group]))
+
+    def static(group, topic, partitions):
+        return static_members(lambda instance: Static(bootstrap, group, topic, instance), partitions)
+
     serve(dict(produce=produce, read=read, times=times, commit=commit, committed=committed,
-               create=create, delete=delete, topics=topics))
+               create=create, delete=delete, topics=topics, config=config, configure=configure, grow=grow,
+               delete_records=delete_records, groups=groups, describe_group=describe_group, delete_group=delete_group, static=static))
+
+
+class Static(StaticMember, ConsumerRebalanceListener):
+    def __init__(self, bootstrap, group, topic, instance):
+        super().__init__()
+        self.consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance,
+                                      session_timeout_ms=20_000, heartbeat_interval_ms=500)
+        self.consumer.subscribe([topic], listener=self)
+
+    def on_partitions_assigned(self, assigned):
+        self.assigned(p.partition for p in assigned)
+
+    def on_partitions_revoked(self, revoked):
+        pass
+
+    def poll(self):
+        self.consumer.poll(timeout_ms=100)
+
+    def close(self):
+        self.consumer.close()
 
 
 def member_mode(bootstrap, group, topic, strategy):

@@ -27,6 +27,12 @@ STRATEGIES = {"kcat": ["range", "cooperative"], "confluent-kafka": ["range", "co
               "kafkajs": ["roundrobin"], "java": ["range", "cooperative"]}
 # Null header values: kafkajs and kafka-python refuse to send them, kcat prints them like text.
 SENDS_NULL_HEADER = {"confluent-kafka", "java", "aiokafka"}
+# kafkajs has no group.instance.id. aiokafka deletes no groups, and kcat administers nothing.
+STATIC = ["kcat", "confluent-kafka", "kafka-python", "aiokafka", "java"]
+DELETES_GROUPS = {"confluent-kafka", "kafka-python", "kafkajs", "java"}
+# How each says that the broker refused a record (INVALID_RECORD, 87, which aiokafka has no name for).
+INVALID_RECORD = {"kcat": "failed to validate record", "confluent-kafka": "INVALID_RECORD", "kafka-python": "InvalidRecord",
+                  "aiokafka": "UnknownError", "kafkajs": "failed the validation", "java": "InvalidRecordException"}
 
 
 def b64(data):
@@ -67,8 +73,10 @@ class Tools:
     def agent(self, name, bootstrap):
         return Kcat(self, bootstrap) if name == "kcat" else Agent(self, name, bootstrap)
 
-    def member(self, name, bootstrap, group, topic, strategy, label):
-        return (KcatMember if name == "kcat" else Member)(self, name, bootstrap, group, topic, strategy, label)
+    def member(self, name, bootstrap, group, topic, strategy, label, instance=None):
+        if name == "kcat":
+            return KcatMember(self, name, bootstrap, group, topic, strategy, label, instance)
+        return Member(self, name, bootstrap, group, topic, strategy, label)
 
 
 class Agent:
@@ -123,6 +131,32 @@ class Agent:
     def topics(self):
         return self.call("topics")["topics"]
 
+    def config(self, topic, name):
+        return self.call("config", topic=topic, name=name)["value"]
+
+    def configure(self, topic, name, value):
+        self.call("configure", topic=topic, name=name, value=value)
+
+    def grow(self, topic, partitions):
+        self.call("grow", topic=topic, partitions=partitions)
+
+    def delete_records(self, topic, partition, offset):
+        """The first offset that is left."""
+        return self.call("delete_records", topic=topic, partition=partition, offset=offset)["low"]
+
+    def groups(self):
+        return self.call("groups")["groups"]
+
+    def describe_group(self, group):
+        return self.call("describe_group", group=group)["state"]
+
+    def delete_group(self, group):
+        self.call("delete_group", group=group)
+
+    def static(self, group, topic, partitions):
+        """Two static members of which one ends and comes back: agent.py's `static_members`."""
+        return self.call("static", group=group, topic=topic, partitions=partitions)
+
     def close(self):
         self.process.kill()
         self.process.wait()
@@ -135,7 +169,7 @@ class Kcat:
     KEY, END = b"\x1c", b"\x1e\x1d"
 
     def __init__(self, tools, bootstrap):
-        self.bootstrap = bootstrap
+        self.tools, self.bootstrap = tools, bootstrap
         self.log = open(tools.scratch / "client-kcat-serve.log", "ab")
         self.running = set()
 
@@ -158,9 +192,11 @@ class Kcat:
     def produce(self, topic, codec, records, idempotent=False, pace=0, timeout=90):
         runs = {}
         for r in records:
-            runs.setdefault((r.get("p"), tuple(map(tuple, r.get("h", [])))), []).append(base64.b64decode(r["k"]) + self.KEY + base64.b64decode(r["v"]))
-        for (partition, headers), lines in runs.items():
-            arguments = ["-P", "-t", topic, "-z", codec, "-K", self.KEY.decode(), "-D", self.END.decode(), "-X", "linger.ms=5", "-E"]
+            key = b"" if r["k"] is None else base64.b64decode(r["k"]) + self.KEY
+            runs.setdefault((r.get("p"), bool(key), tuple(map(tuple, r.get("h", [])))), []).append(key + base64.b64decode(r["v"]))
+        for (partition, keyed, headers), lines in runs.items():
+            arguments = ["-P", "-t", topic, "-z", codec, "-D", self.END.decode(), "-X", "linger.ms=5", "-E"]
+            arguments += ["-K", self.KEY.decode()] if keyed else []
             arguments += ["-p", str(partition)] if partition is not None else []
             arguments += ["-X", "enable.idempotence=true"] if idempotent else []
             for name, value in headers:
@@ -215,6 +251,27 @@ class Kcat:
 
     def topics(self):
         return sorted(t["topic"] for t in json.loads(self.run("-L", "-J"))["topics"])
+
+    def static(self, group, topic, partitions):
+        def join(instance):
+            return self.tools.member("kcat", self.bootstrap, group, topic, "range", f"static-{instance}", instance)
+
+        def held():
+            return [sorted(leaving.held), sorted(staying.held)]
+
+        leaving, staying = join("leaving"), join("staying")
+        members = [leaving, staying]
+        try:
+            settled([leaving, staying], partitions, 25, "static members share")
+            before, assignments = held(), staying.assignments
+            leaving.stop()
+            members.append(leaving := join("leaving"))
+            settled([leaving, staying], partitions, 25, "the one that left is back")
+            time.sleep(1)  # a rebalance would be told with a heartbeat's answer
+            return {"before": before, "after": held(), "disturbed": staying.assignments - assignments}
+        finally:
+            for member in members:
+                member.kill()
 
     def close(self):
         for process in list(self.running):
@@ -290,12 +347,17 @@ class Member:
 class KcatMember(Member):
     FORMAT = "%p %o %k %s\n"
 
+    def __init__(self, tools, name, bootstrap, group, topic, strategy, label, instance=None):
+        self.assignments = 0
+        self.identity = ["-X", f"group.instance.id={instance}", "-X", "session.timeout.ms=20000"] if instance else ["-X", "session.timeout.ms=6000"]
+        super().__init__(tools, name, bootstrap, group, topic, strategy, label)
+
     def _spawn(self, tools, bootstrap, group, topic, strategy):
         self.log = open(tools.scratch / f"client-kcat-{self.label}.log", "ab")
         process = subprocess.Popen(
             ["kcat", "-b", bootstrap, "-G", group, "-u", "-f", self.FORMAT, "-E",
              "-X", f"partition.assignment.strategy={'cooperative-sticky' if strategy == 'cooperative' else strategy}",
-             "-X", "auto.offset.reset=earliest", "-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=500",
+             *self.identity, "-X", "auto.offset.reset=earliest", "-X", "heartbeat.interval.ms=500",
              "-X", "auto.commit.interval.ms=500", "-X", "reconnect.backoff.max.ms=1000", topic],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         threading.Thread(target=self._watch, args=(process.stderr,), daemon=True).start()
@@ -310,6 +372,7 @@ class KcatMember(Member):
                 parts = {int(p) for p in re.findall(rb"\[(\d+)\]", line)}
                 held = self.held or set()
                 self.held = held | parts if b"assign" in found.group(1) else held - parts
+                self.assignments += b"assign" in found.group(1)
 
     def _listen(self):
         for line in self.process.stdout:
