@@ -151,14 +151,17 @@ async fn read_or_wait(
         match &mut watching {
             Some(receivers) => {
                 let since = Instant::now();
-                let progress = tokio::select! {
-                    progress = any_progress(receivers, deadline) => progress,
-                    () = services.stop() => false,
+                let woken = tokio::select! {
+                    woken = any_progress(receivers, deadline) => woken,
+                    () = services.stop() => Woken::InVain,
                 };
                 metrics::fetch_waited(since.elapsed());
                 *parked += since.elapsed();
-                if !progress {
-                    return pass;
+                match woken {
+                    Woken::ByProgress => {}
+                    // Another may have the name: whoever watched on would be woken by the old one for ever.
+                    Woken::ByAnEnd => watching = None,
+                    Woken::InVain => return pass,
                 }
             }
             // Watch first, then read again: a commit between the two is not missed.
@@ -209,14 +212,25 @@ fn watch_all(services: &Services, wanted: &[Wanted]) -> Vec<watch::Receiver<i64>
     partitions.map(|p| p.progress()).collect()
 }
 
-/// Waits until one partition's high watermark has moved. False when the deadline comes first.
-async fn any_progress(receivers: &mut [watch::Receiver<i64>], deadline: Instant) -> bool {
+/// Why a parked fetch looks up.
+enum Woken {
+    /// A high watermark has moved.
+    ByProgress,
+    /// A partition is not served here any more.
+    ByAnEnd,
+    /// Its time is over.
+    InVain,
+}
+
+/// Waits until one partition's high watermark has moved.
+async fn any_progress(receivers: &mut [watch::Receiver<i64>], deadline: Instant) -> Woken {
     let mut changes: FuturesUnordered<_> =
         receivers.iter_mut().map(watch::Receiver::changed).collect();
-    matches!(
-        tokio::time::timeout_at(deadline, changes.next()).await,
-        Ok(Some(_))
-    )
+    match tokio::time::timeout_at(deadline, changes.next()).await {
+        Ok(Some(Ok(()))) => Woken::ByProgress,
+        Ok(Some(Err(_))) => Woken::ByAnEnd,
+        Ok(None) | Err(_) => Woken::InVain,
+    }
 }
 
 async fn read_all(reader: &Reader<'_>, wanted: &[Wanted]) -> Pass {
