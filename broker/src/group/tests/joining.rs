@@ -352,6 +352,36 @@ fn a_departing_leader_is_succeeded_and_parked_syncs_are_called_to_rejoin() {
 }
 
 #[test]
+fn a_leader_that_vanishes_before_it_deals_is_succeeded_after_its_session() {
+    let mut world = World::new();
+    let generation = world.stable_pair();
+    let mut a = world.join(Join {
+        member_id: "a-1".into(),
+        ..old_client("a")
+    });
+    let mut b = world.join(Join {
+        member_id: "b-2".into(),
+        ..old_client("b")
+    });
+    let leader = joined(&mut a).leader;
+    joined(&mut b);
+    assert_eq!(&*leader, "a-1");
+    let mut share = world.sync("b-2", generation + 1, &[]);
+    world.pass(5_000);
+    assert_eq!(world.heartbeat("b-2", generation + 1), Ok(()));
+    world.pass(4_999);
+    assert!(waits(&mut share));
+    world.pass(1);
+    assert_eq!(now(share), Err(Refusal::RebalanceInProgress));
+    let mut b = world.join(Join {
+        member_id: "b-2".into(),
+        ..old_client("b")
+    });
+    let seat = joined(&mut b);
+    assert_eq!((seat.generation, &*seat.leader), (generation + 2, "b-2"));
+}
+
+#[test]
 fn whom_the_leader_forgets_gets_an_empty_share() {
     let mut world = World::new();
     let mut a = world.join(old_client("a"));
