@@ -225,8 +225,10 @@ pub struct Limits {
     pub max_connections: usize,
     pub max_connections_per_address: usize,
     pub max_frame_bytes: usize,
-    /// What requests of all connections together may hold.
+    /// What requests above 16 KiB of all connections together may hold. Smaller ones never wait for others: a connection
+    /// holds at most 16 KiB for each of its `requests_in_flight`, and 16 KiB to read into.
     pub in_flight_bytes: usize,
+    /// Of one connection; more are not read before one is answered.
     pub requests_in_flight: usize,
     /// Fetch sessions (KIP-227), and the partitions of all of them; a client without one sends whole requests.
     pub fetch_sessions: usize,

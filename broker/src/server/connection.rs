@@ -1,14 +1,14 @@
 //! One connection: reads frames, hands requests over in order, writes the answers in order.
 //!
 //! Everything happens on the connection's own task, so that an answer needs no hop to be written.
-//! Bounds: requests in flight, bytes held while a frame arrives (the broker's budget), bytes waiting to be
-//! written (no more requests are read until they are), and time: idle, mid-frame, and unread answers.
+//! Bounds: requests in flight, bytes held while a large frame arrives and is worked on (the broker's budget;
+//! small ones by their number), bytes waiting to be written (no more requests are read until they are), and time: idle, mid-frame, and unread answers.
 
 use super::deadlines::{Deadlines, Late, Patience, Situation};
 use super::limits::{FREE_BYTES, Held, Limits};
 use crate::api::{Answer, Context, Handler};
 use crate::metrics;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use logd_proto::api::{ApiKey, Request, unsupported_api_versions};
 use logd_proto::frame::{
@@ -140,7 +140,14 @@ impl Inbox {
             Some(size) if self.buffer.len() >= size => {
                 self.frame = None;
                 let held = std::mem::take(&mut self.held);
-                Ok(Some((self.buffer.split_to(size).freeze(), held)))
+                let frame = match is_counted(size) {
+                    // Nothing lies behind it. What comes next must not keep its memory when it gives its bytes back.
+                    true => {
+                        std::mem::replace(&mut self.buffer, BytesMut::with_capacity(FREE_BYTES))
+                    }
+                    false => self.buffer.split_to(size),
+                };
+                Ok(Some((frame.freeze(), held)))
             }
             _ => Ok(None),
         }
@@ -150,34 +157,47 @@ impl Inbox {
         self.buffer.is_empty() && self.frame.is_none()
     }
 
-    /// Reads what there is, growing with what has arrived and not with what was announced.
+    /// Reads what there is, growing with what has arrived and not with what was announced. Of a frame that is
+    /// counted no more than its own bytes, so that nothing arrives under its name.
     async fn fill(
         &mut self,
         socket: &mut (impl AsyncRead + Unpin),
         limits: &Limits,
     ) -> Result<usize, Ended> {
-        let missing = self
-            .frame
-            .map_or(0, |size| size.saturating_sub(self.buffer.len()));
-        let room = missing.clamp(FREE_BYTES, READ_AHEAD_BYTES);
-        if missing > FREE_BYTES {
-            let wanted = self.buffer.len() + room;
-            if !limits.try_hold(&mut self.held, wanted) {
-                let _waiting = Waiting {
-                    waited: &mut self.waited,
-                    since: Instant::now(),
-                };
-                limits.hold(&mut self.held, wanted).await;
+        let arrived = self.buffer.len();
+        let missing = self.frame.map_or(0, |size| size.saturating_sub(arrived));
+        let (room, needed) = match self.frame.is_some_and(is_counted) {
+            true => {
+                let room = missing.min(READ_AHEAD_BYTES);
+                self.wait_for_room(limits, arrived + room).await;
+                (room, room)
             }
-        }
-        if self.buffer.capacity() - self.buffer.len() < room.min(missing.max(1)) {
+            false => (FREE_BYTES, missing.max(1)),
+        };
+        if self.buffer.capacity() - arrived < needed {
             self.buffer.reserve(room);
         }
-        match socket.read_buf(&mut self.buffer).await? {
+        match socket.read_buf(&mut (&mut self.buffer).limit(room)).await? {
             0 => Err(Ended::ByClient),
             bytes => Ok(bytes),
         }
     }
+
+    async fn wait_for_room(&mut self, limits: &Limits, bytes: usize) {
+        if !limits.try_hold(&mut self.held, bytes) {
+            let _waiting = Waiting {
+                waited: &mut self.waited,
+                since: Instant::now(),
+            };
+            limits.hold(&mut self.held, bytes).await;
+        }
+    }
+}
+
+/// Whether a frame's bytes are held of the broker's budget. Smaller ones are bounded by how many requests a
+/// connection may have in flight: a heartbeat does not wait for others' records.
+fn is_counted(frame_bytes: usize) -> bool {
+    frame_bytes > FREE_BYTES
 }
 
 /// Answers on their way to the client.
@@ -419,4 +439,30 @@ async fn take<H: Handler>(
             Answer::Close => Err(Ended::Refused),
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_small_request_does_not_keep_the_memory_of_the_large_one_before_it() {
+        const LARGE: usize = 3 << 20;
+        let mut sent = Vec::new();
+        for size in [LARGE, 100] {
+            sent.extend_from_slice(&(size as u32).to_be_bytes());
+            sent.resize(sent.len() + size, 0);
+        }
+        let (mut socket, limits) = (&sent[..], Limits::new(1, 1, 8 << 20));
+        let (mut inbox, mut frames) = (Inbox::new(), Vec::new());
+        while frames.len() < 2 {
+            match inbox.next(LARGE).expect("sizes are allowed") {
+                Some((frame, _held)) => frames.push(frame),
+                None => drop(inbox.fill(&mut socket, &limits).await.expect("it is read")),
+            }
+        }
+        assert_eq!((frames[0].len(), frames[1].len()), (LARGE, 100));
+        let large = frames.remove(0).try_into_mut();
+        assert!(large.is_ok(), "the other is a part of its buffer");
+    }
 }

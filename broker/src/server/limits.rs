@@ -10,7 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes are counted in these, because a semaphore counts in 32 bits.
 const UNIT_BYTES: usize = 1024;
 
-/// Frames up to this size are not counted: a connection always holds one small buffer anyway.
+/// Frames up to this size are not counted: a connection holds at most one such buffer for each of its requests
+/// in flight, and one to read into.
 pub const FREE_BYTES: usize = 16 * 1024;
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, ConnectionLimits};
 use super::deadlines::Patience;
-use super::limits::Limits;
+use super::limits::{FREE_BYTES, Limits};
 use crate::api::{Answer, Answering, Context, Handler};
 use logd_proto::api::{Request, encode_request};
 use logd_proto::message;
@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{oneshot, watch};
+
+/// What may lie between a client and its connection.
+const PIPE_BYTES: usize = 64 * 1024;
 
 /// Holds each answer until the test releases it by the request's generation id.
 #[derive(Default)]
@@ -87,7 +90,7 @@ fn connect(bounds: ConnectionLimits) -> Client {
 }
 
 fn connect_within(bounds: ConnectionLimits, limits: Limits) -> Client {
-    let (pipe, socket) = tokio::io::duplex(64 * 1024);
+    let (pipe, socket) = tokio::io::duplex(PIPE_BYTES);
     let handler = Arc::new(Held::default());
     let (stop, stopping) = watch::channel(false);
     let connection = Connection {
@@ -302,15 +305,7 @@ async fn frames_that_are_half_here_do_not_wait_for_each_other() {
         frame_bytes_max: 8 << 20,
         ..bounds()
     };
-    let request = message!(HeartbeatRequest { generation_id: 1 });
-    let heartbeat = encode_request(&request, 0, 1, None)
-        .expect("it encodes")
-        .to_bytes();
-    // Bytes behind a request are ignored: a way to make a small one large.
-    let mut frame = heartbeat.to_vec();
-    frame.resize(2 << 20, 0);
-    let size = (frame.len() - 4) as u32;
-    frame[..4].copy_from_slice(&size.to_be_bytes());
+    let frame = padded(1, 2 << 20);
     let mut clients = [(); 2].map(|()| connect_within(bounds, limits.clone()));
     for client in &mut clients {
         client
@@ -333,4 +328,62 @@ async fn frames_that_are_half_here_do_not_wait_for_each_other() {
     tokio::time::timeout(Duration::from_secs(4), all)
         .await
         .expect("all are answered");
+}
+
+/// A heartbeat whose frame has so many bytes after its size: those behind a request are ignored.
+fn padded(id: i32, bytes: usize) -> Vec<u8> {
+    let request = message!(HeartbeatRequest { generation_id: id });
+    let heartbeat = encode_request(&request, 0, id, None).expect("it encodes");
+    let mut frame = heartbeat.to_bytes().to_vec();
+    frame.resize(bytes + 4, 0);
+    let size = u32::try_from(bytes).expect("a frame's size");
+    frame[..4].copy_from_slice(&size.to_be_bytes());
+    frame
+}
+
+#[tokio::test]
+async fn a_request_is_counted_by_its_size_however_it_arrives() {
+    let limits = Limits::new(10, 10, 8 << 20);
+    let mut client = connect_within(bounds(), limits.clone());
+    // One that is nearly whole when its size is read, and one that comes in the wake of a larger one.
+    for (id, bytes, held) in [
+        (1, 20_000, 20_000),
+        (2, 900_000, 920_000),
+        (3, 20_000, 940_000),
+    ] {
+        client
+            .pipe
+            .write_all(&padded(id, bytes))
+            .await
+            .expect("it is read");
+        client.handler.has_taken(id as usize).await;
+        let now = limits.bytes_held();
+        assert!((held..held + 4096).contains(&now), "{now} bytes after {id}");
+    }
+    for id in 1..=3 {
+        client.handler.release(id);
+        assert_eq!(client.answered().await, id);
+    }
+    assert_eq!(limits.bytes_held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_requests_are_bounded_by_how_many_may_be_in_flight() {
+    // No room for anything that is counted.
+    let limits = Limits::new(10, 10, 0);
+    let mut client = connect_within(bounds(), limits);
+    let frames: Vec<u8> = (1..=20).flat_map(|id| padded(id, FREE_BYTES)).collect();
+    let mut written = 0;
+    let writing = async {
+        loop {
+            let rest = &frames[written..];
+            written += client.pipe.write(rest).await.expect("it lives");
+        }
+    };
+    let full = tokio::time::timeout(Duration::from_secs(1), writing).await;
+    assert!(full.is_err(), "it reads without end");
+    client.handler.has_taken(bounds().in_flight_max).await;
+    let taken = bounds().in_flight_max * frames.len() / 20;
+    let bound = taken + FREE_BYTES + PIPE_BYTES;
+    assert!((taken..=bound).contains(&written), "{written} of {bound}");
 }

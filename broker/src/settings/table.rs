@@ -341,7 +341,7 @@ pub const TABLE: &[Row] = &[
         "queued.max.request.bytes",
         Kind::Long,
         Applies::AtOnce,
-        "What requests of all connections together may hold.",
+        "What requests above 16 KiB of all connections together may hold; of smaller ones a connection holds 16 KiB for each that it has in flight.",
     ),
     row(
         "limits.requests_in_flight",
