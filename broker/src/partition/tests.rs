@@ -2,10 +2,10 @@
 
 use super::producers::Sequence;
 use super::*;
-use crate::raft::Refusal;
+use crate::raft::{ProposeError, Refusal};
 use logd_proto::record_batch::{BatchBuilder, BatchHeader};
 use logd_storage::vfs::{Fault, RealFs, SimFs};
-use logd_storage::{DiskOptions, LogKey};
+use logd_storage::{DiskOptions, LogKey, Pump};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
@@ -264,4 +264,45 @@ async fn nothing_is_acknowledged_after_a_write_that_failed() {
     let why = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
     assert!(!why.is_empty(), "the process is told to stop");
     assert_eq!(partition.offsets().high_watermark, 0);
+}
+
+/// Does the disk's work, now and then.
+fn pumping(disk: &Disk) -> tokio::task::JoinHandle<()> {
+    let disk = disk.clone();
+    tokio::spawn(async move {
+        loop {
+            while disk.pump() {}
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_proposed_seldom_is_waited_for_until_its_deadline_and_may_happen_later() {
+    let options = DiskOptions {
+        pump: Pump::Manual,
+        ..DiskOptions::default()
+    };
+    let (fs, root) = (SimFs::new(1), std::path::Path::new("/data"));
+    let disk = Disk::open(Arc::new(fs), root, options, &|_| {}).unwrap();
+    let works = pumping(&disk);
+    let partition = open_on(disk.clone(), Arc::new(|| 0)).await;
+    landed(partition.append(numbered(9, 0)).await.unwrap())
+        .await
+        .unwrap();
+    works.abort();
+    // The disk hangs: nothing becomes durable, and nothing fails.
+    let begun = tokio::time::Instant::now();
+    let moved = tokio::time::timeout(6 * PATIENCE, partition.move_log_start(1)).await;
+    let refused = moved
+        .expect("it is not waited for without end")
+        .unwrap_err();
+    assert!(matches!(refused, ProposeError::Unknown), "{refused}");
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert_eq!(partition.offsets().log_start, 0);
+    let _works = pumping(&disk);
+    while partition.offsets().log_start < 1 {
+        assert!(begun.elapsed() < 6 * PATIENCE, "what was proposed is lost");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
