@@ -24,12 +24,14 @@ mod producer_id;
 mod producers;
 mod quorum;
 mod reassign;
+mod repacking;
 mod topic_partitions;
 mod topics;
 mod unregister;
 mod versions;
 
 pub use fetch::{CacheLimits as FetchSessionLimits, SessionCounts, Sessions as FetchSessions};
+pub use repacking::Repacking;
 
 use crate::cluster::Cluster;
 use crate::partition::{Leadership, Partition, Registry};
@@ -43,7 +45,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 /// Who asks, and in which version.
 #[derive(Debug, Clone)]
@@ -93,8 +95,7 @@ pub struct Services {
     pub disk: Disk,
     pub groups: Arc<crate::group::Coordinator>,
     pub fetch_sessions: FetchSessions,
-    /// Turns to pack batches anew: each may be large inside, and clients decide how many come at once.
-    pub repacking: Arc<Semaphore>,
+    pub repacking: Repacking,
     /// What requests depend on: looked at when they are worked on.
     pub settings: Live,
     pub identity: Identity,

@@ -270,17 +270,9 @@ async fn stored(
         return Ok(batch);
     }
     let output_bytes_max = config.record_rules(0).output_bytes_max;
-    let stops = || explained(0, ErrorCode::UnknownServerError, "the broker stops");
-    // Whoever has a turn ends by itself: it only computes.
-    let turn = services.repacking.clone().acquire_owned().await;
-    let turn = turn.map_err(|_| stops())?;
-    let work = move || {
-        let _until_done = turn;
-        recompressed(&batch.bytes, from, to, output_bytes_max)
-    };
-    // Some milliseconds for a large batch: other connections do not wait for them.
-    let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|_| stops())?;
+    let work = move || recompressed(&batch.bytes, from, to, output_bytes_max);
+    let done = services.repacking.work(work).await;
+    let done = done.map_err(|e| explained(0, ErrorCode::UnknownServerError, &e.to_string()))?;
     let bytes = done.map_err(|e| unfit(&e.into()))?;
     let (size, limit) = (bytes.len(), config.max_message_bytes());
     let refused = |e: BatchError| explained(0, e.code(), &e.to_string());

@@ -4,7 +4,7 @@
 
 use super::dials::{self, Dials};
 use super::{Bound, BoundListener, StartError};
-use crate::api::{Api, FetchSessions, Identity, Services};
+use crate::api::{Api, FetchSessions, Identity, Repacking, Services};
 use crate::cluster::Cluster;
 use crate::config::{Config, ListenerConfig};
 use crate::group::Coordinator;
@@ -14,7 +14,7 @@ use crate::settings::{FIXED, Live};
 use crate::topic_config::{Described, Kind, Layer, Source};
 use logd_storage::Disk;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub(super) fn bind_kafka(
     wanted: &[ListenerConfig],
@@ -64,7 +64,7 @@ pub(super) fn services(
         disk: parts.disk.clone(),
         groups: parts.groups,
         fetch_sessions,
-        repacking: Arc::new(Semaphore::new(processors)),
+        repacking: Repacking::new(processors),
         settings: parts.settings,
         identity: identity(config, parts.cluster.node_id(), parts.bound),
         now_ms: super::now_ms,
