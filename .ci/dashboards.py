@@ -65,6 +65,16 @@ def check_layout(dashboard):
         assert panel.get("datasource", {}).get("uid", "${datasource}") == "${datasource}", f"{panel['title']!r} has a source of its own"
 
 
+def check_shown(exposed):
+    """What nobody can see need not be counted."""
+    asked = [expression for _, expression in queries()] + [rule for rule in re.findall(r"expr: *(.*)", ALERTS.read_text())]
+    shown = {name for expression in asked for name in re.findall(r"\w+", expression)}
+    hidden = {name for name in exposed if name.startswith("logd_")} - shown
+    # Of a histogram one of its series is enough.
+    hidden = {name for name in hidden if not any(re.sub("_(bucket|sum|count)$", "", name) + end in shown for end in ("_bucket", "_sum", "_count"))}
+    assert not hidden, f"neither a panel nor an alert reads {sorted(hidden)}"
+
+
 def check_names(where, expression, exposed):
     known = {**exposed, **OF_PROMETHEUS}
     found, grouped = promql.reads(expression)
@@ -92,6 +102,7 @@ class Traffic:
         with Connection(self.broker.port) as c:
             assert c.create_topic("seen") == 0
             until(30, "an offset is committed", lambda: c.commit_offset("watched", "seen", 0) == 0)
+            assert c.create_topic("packed", configs=[("compression.type", "gzip")]) == 0
         self.refused()
         self.thread.start()
         return self
@@ -104,9 +115,16 @@ class Traffic:
         with Connection(self.broker.port) as c:
             while not self.stopping.wait(0.05):
                 c.produce("seen", batch([b"value"] * 10))
+                c.produce("packed", batch([b"value"] * 10))
+                self.misunderstood()
                 c.fetch("seen", 0)
                 c.fetch("seen", c.list_offset("seen")[1], wait_ms=20)
                 assert c.create_topic("seen") != 0
+
+    def misunderstood(self):
+        with Connection(self.broker.port) as stranger:
+            stranger.send(b"GET / HTTP/1.1\r\n\r\n")
+            assert stranger.closes()
 
     def refused(self):
         sockets = [socket.create_connection((brokers.HOST, self.broker.port)) for _ in range(CONNECTIONS_MAX + 2)]
@@ -227,6 +245,8 @@ def main():
         with Traffic(broker), Prometheus(binaries, broker.home, admin) as prometheus:
             until(10, "the traffic is counted", lambda: "refused_total{" in get(f"http://{admin}/metrics"))
             exposed = settled_names(admin)
+            with report.test("dashboards/shown"):
+                check_shown(exposed)
             for where, expression in queries():
                 with report.test(f"dashboards/names/{where}"):
                     check_names(where, expression, exposed)

@@ -5,7 +5,9 @@
 //! Invariant: whoever has a turn only computes, so it ends by itself, also when nobody waits for it any more.
 //! Not here: what is done with a batch.
 
+use crate::metrics;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::Semaphore;
 
 #[derive(Debug)]
@@ -28,11 +30,14 @@ impl Repacking {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stopped> {
+        let asked = Instant::now();
         let turn = self.0.clone().acquire_owned().await;
         let turn = turn.map_err(|_| Stopped)?;
         let work = move || {
-            let _until_done = turn;
-            work()
+            let (_until_done, begun) = (turn, Instant::now());
+            let done = work();
+            metrics::batch_repacked(begun - asked, begun.elapsed());
+            done
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|_| Stopped)

@@ -82,6 +82,8 @@ struct Handles {
     connections: Gauge,
     connections_opened: Counter,
     stages: [Histogram; Stage::ALL.len()],
+    repack_turn: Histogram,
+    repack_work: Histogram,
     raft_proposals: Counter,
     raft_commit: Histogram,
     raft_elections: Counter,
@@ -186,6 +188,8 @@ impl Handles {
             connections: gauge(r, &CONNECTIONS, &[]),
             connections_opened: counter(r, &CONNECTIONS_OPENED, &[]),
             stages: Stage::ALL.map(|(_, stage)| histogram(r, &PRODUCE_STAGE_SECONDS, &[stage])),
+            repack_turn: histogram(r, &REPACK_SECONDS, &["turn"]),
+            repack_work: histogram(r, &REPACK_SECONDS, &["work"]),
             raft_proposals: counter(r, &RAFT_PROPOSALS, &[]),
             raft_commit: histogram(r, &RAFT_COMMIT_SECONDS, &[]),
             raft_elections: counter(r, &RAFT_ELECTIONS, &[]),
@@ -291,6 +295,12 @@ pub fn set_request_bytes(held: usize, max: usize) {
 /// A produce spent so long in a stage.
 pub fn produce_stage(stage: Stage, took: Duration) {
     CORE.handles.stages[stage as usize].record(took);
+}
+
+/// A batch was packed anew after a wait for its turn.
+pub fn batch_repacked(waited: Duration, worked: Duration) {
+    CORE.handles.repack_turn.record(waited);
+    CORE.handles.repack_work.record(worked);
 }
 
 /// The traffic of a topic: keep the handle with the partition.

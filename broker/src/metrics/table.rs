@@ -137,6 +137,11 @@ pub const PRODUCE_STAGE_SECONDS: Metric = histogram(
     &["stage"],
     "where a produce spends its time: validate, queue, commit, respond",
 );
+pub const REPACK_SECONDS: Metric = histogram(
+    "logd_produce_repack_seconds",
+    &["step"],
+    "packing batches anew as their topics' compression.type says: turn (waiting for one), work",
+);
 
 // Topics.
 pub const TOPIC_BYTES: Metric = counter(
@@ -345,6 +350,7 @@ pub const TABLE: &[Metric] = &[
     REQUEST_BYTES_HELD,
     REQUEST_BYTES_MAX,
     PRODUCE_STAGE_SECONDS,
+    REPACK_SECONDS,
     TOPIC_BYTES,
     TOPIC_RECORDS,
     TOPICS,
