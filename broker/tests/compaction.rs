@@ -309,3 +309,33 @@ async fn kills_an_absence_and_a_wiped_disk_lose_no_key_of_a_compacted_log() {
         assert!(metric(member.admin, "logd_compaction_failures_total") == 0.0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_may_be_deleted_while_it_is_compacted() {
+    let broker = Broker::start_with(&[
+        ("LOGD_STORAGE__COMPACTION_CHECK_INTERVAL_MS", "100"),
+        // Slow enough that it is under way when the topic goes.
+        ("LOGD_STORAGE__COMPACTION_BYTES_PER_SECOND", "20000"),
+    ]);
+    let at = broker.bootstrap();
+    let mut socket = broker.connect().await;
+    for _ in 0..3 {
+        requests::create(&mut socket, "table", 1, &COMPACTED).await;
+        produce(&at, "table", 0..2_000, "none");
+        let before = broker.metric("logd_compaction_runs_total");
+        // Whoever waits for its turn to read holds files of the topic.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        requests::delete(&mut socket, "table").await;
+        until("it is told to stop, and its files go", || {
+            let logs = broker.logs_and_trash();
+            logs.len() == 1 && broker.deleted_files().is_empty()
+        });
+        until("what was under way has stopped", || {
+            broker.metric("logd_compaction_runs_total") > before
+        });
+    }
+    assert!(broker.metric("logd_compaction_failures_total") == 0.0);
+    requests::create(&mut socket, "table", 1, &COMPACTED).await;
+    produce(&at, "table", 0..100, "none");
+    assert_last_of_each_key(&at, "table", 100);
+}
