@@ -36,6 +36,23 @@ impl State {
             .map(|s| s.last)
     }
 
+    /// The entries up to `upto` of the segment of the Raft log that goes on behind it.
+    pub fn first_part(&self, upto: EntryId) -> Result<Option<Segment>, ReadError> {
+        let goes_on = |s: &&Segment| s.file.base_index <= upto.index && upto.index < s.last.index;
+        let segment = self.segments.iter().find(goes_on);
+        let Some((segment, row)) = segment.zip(self.row(upto.index)?) else {
+            return Ok(None);
+        };
+        Ok(Some(Segment {
+            rows: upto.index - segment.file.base_index + 1,
+            bytes: row.end_position(),
+            last: upto,
+            next_offset: row.end_offset(),
+            sealed: true,
+            ..segment.clone()
+        }))
+    }
+
     /// Moves the segments up to `upto`, which is the last entry of one, into the base; of the base, what lies
     /// below `floor` goes.
     pub fn settle(&mut self, upto: Option<EntryId>, floor: i64) -> Dropped {

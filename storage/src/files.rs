@@ -88,6 +88,11 @@ struct Held {
 
 impl Held {
     fn of(segment: &Segment) -> Result<Self, ReadError> {
+        if segment.file.written_rows() < segment.rows {
+            // It is on its way there from memory.
+            let path = segment.file.ledger_path.clone();
+            return Err(ReadError::Moved { path });
+        }
         let log = match segment.bytes {
             0 => Mapped::memory(Bytes::new()),
             bytes => segment.file.log(bytes)?,
@@ -105,22 +110,25 @@ impl Log {
     /// All that lies below the entry behind `upto`, as files; `None` if nothing does. Blocks on the disk.
     ///
     /// # Errors
-    /// If `upto` is not the last entry of a segment any more, or the files cannot be read.
+    /// If `upto` lies inside the base by now, or the files cannot be read.
     pub fn outgoing(
         &self,
         upto: EntryId,
         next_offset: i64,
     ) -> Result<Option<Outgoing>, FilesError> {
-        let (segments, terms, start) = {
+        let (segments, part, terms, start) = {
             let state = self.0.state.lock();
             let below = |s: &&Segment| s.last.index <= upto.index;
             let segments: Vec<Segment> = state.all_segments().take_while(below).cloned().collect();
-            let terms: Vec<TermStart> = state.terms.clone();
-            (segments, terms, state.first_offset())
+            let part = state.first_part(upto);
+            (segments, part, state.terms.clone(), state.first_offset())
         };
         if start >= next_offset {
             return Ok(None);
         }
+        // Another replica's segments may end elsewhere, and it chose the entry.
+        let part = self.0.noted(part)?;
+        let segments: Vec<Segment> = segments.into_iter().chain(part).collect();
         if segments.last().is_none_or(|s| s.next_offset != next_offset) {
             return Err(FilesError::Outdated { next_offset });
         }

@@ -190,10 +190,38 @@ fn an_offer_that_makes_no_sense_is_refused() {
         index: upto.index - 1,
         ..upto
     };
+    // Rewritten or not, the base is not cut.
     assert!(matches!(
         log.outgoing(inside, 23),
         Err(FilesError::Outdated { .. })
     ));
+}
+
+#[test]
+fn an_entry_amid_a_segment_of_the_raft_log_may_be_where_a_copy_ends() {
+    let (here, there) = (SimFs::new(9), SimFs::new(10));
+    let disk = open(&here).unwrap();
+    let log = with_base(&disk);
+    for _ in 0..3 {
+        append_one(&log, 2, 700);
+    }
+    let upto = EntryId { term: 2, index: 25 };
+    let too_early = log.outgoing(upto, 26);
+    assert!(matches!(too_early, Err(FilesError::Read(_))), "in memory");
+    disk.checkpoint().unwrap();
+    let out = log.outgoing(upto, 26).unwrap().unwrap();
+    let disk = open(&there).unwrap();
+    let copied = disk.open_log(key(0), log_options()).unwrap();
+    copied.set_floor(0);
+    let mut files = copied.incoming(upto, out.offer()).unwrap();
+    copy(&out, &mut files, usize::MAX).unwrap();
+    let state = Bytes::from_static(b"state");
+    copied
+        .install_snapshot(upto, 26, state, Some(files), nothing())
+        .unwrap();
+    append_one(&copied, 2, 700);
+    append_one(&copied, 2, 700);
+    assert_eq!(records(&copied, 0), records(&log, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! One log at a time, the one with most to gain first, on a thread of its own and below a rate. Each replica
 //! compacts for itself what it has applied: sealed segments below the high watermark, never the segment with
 //! the newest records. First they go below the snapshot, out of the Raft log: no replica is ever sent what is
-//! left of an entry, but the files. So a leader waits with what a live follower still lacks.
+//! left of an entry, but the files. So a leader waits with what a live follower still lacks, for a while.
 //! Invariant: a log whose compaction fails is told of and set aside for a while; the others go on.
 //! Not here: what of a batch stays (`filter`), one run over a log (`run`), files (storage).
 
@@ -22,7 +22,7 @@ use keys::KeyHasher;
 use logd_proto::Uuid;
 use plan::Dirt;
 use run::{Done, RunError, Task};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ use tracing::{info, warn};
 
 /// A log that could not be compacted is tried again after this long: its damage may be mended by then.
 const SET_ASIDE: Duration = Duration::from_secs(600);
+
+/// A follower that is there and still lacks what is due after this long is given files.
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 /// How long the snapshot may take to move below what is to be compacted, and how often that is looked at.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
@@ -61,17 +64,18 @@ impl Drop for Stop {
 /// Compacts what is due, round after round, until it is dropped. A run that is under way when the settings change ends
 /// with what it has done, and the next goes on with the others.
 pub async fn keep(registry: Arc<Registry>, mut settings: watch::Receiver<Settings>, clock: Clock) {
-    let mut aside: HashMap<(Uuid, i32), tokio::time::Instant> = HashMap::new();
+    let mut aside: HashMap<Key, tokio::time::Instant> = HashMap::new();
+    let mut waiting: HashMap<Key, tokio::time::Instant> = HashMap::new();
     loop {
         wait_for_round(&mut settings).await;
         let now = tokio::time::Instant::now();
         aside.retain(|_, until| *until > now);
-        for partition in due(&registry, clock()) {
-            let key = (partition.topic_id(), partition.index());
+        for (partition, dirt) in due(&registry, &mut waiting, clock()) {
+            let key = key_of(&partition);
             if aside.contains_key(&key) || !holds(&registry, &partition) {
                 continue;
             }
-            match compact(&registry, &partition, &settings, clock()).await {
+            match compact(&registry, &partition, dirt, &settings, clock()).await {
                 Ok(_) | Err(RunError::Stopped) => {}
                 Err(error) => {
                     metrics::compaction_failed();
@@ -99,27 +103,64 @@ fn holds(registry: &Registry, partition: &Arc<Partition>) -> bool {
     held.is_some_and(|held| Arc::ptr_eq(&held, partition))
 }
 
-/// Partitions whose log is due, the dirtiest first.
-fn due(registry: &Registry, now_ms: i64) -> Vec<Arc<Partition>> {
-    let partitions = registry.all().into_iter();
-    let dirty = partitions.filter_map(|p| p.dirt(now_ms).map(|dirt| (p, dirt)));
+type Key = (Uuid, i32);
+
+fn key_of(partition: &Partition) -> Key {
+    (partition.topic_id(), partition.index())
+}
+
+/// With whom a leader waits before what it has leaves the Raft log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitFor {
+    /// Who is there and could be sent it.
+    Live,
+    Nobody,
+}
+
+/// Partitions whose log is due and what of it, the dirtiest first. `waiting`: since when a log waits for some
+/// follower.
+fn due(
+    registry: &Registry,
+    waiting: &mut HashMap<Key, tokio::time::Instant>,
+    now_ms: i64,
+) -> Vec<(Arc<Partition>, Dirt)> {
+    let all = registry.all();
+    let keys: HashSet<Key> = all.iter().map(|p| key_of(p)).collect();
+    waiting.retain(|key, _| keys.contains(key));
+    let dirty = all.into_iter().filter_map(|partition| {
+        let (of_all, own) = (
+            partition.dirt(WaitFor::Live, now_ms),
+            partition.dirt(WaitFor::Nobody, now_ms),
+        );
+        let is_due = |dirt: &Option<Dirt>| dirt.is_some_and(|d| d.due);
+        let key = key_of(&partition);
+        if !is_due(&own) || is_due(&of_all) {
+            waiting.remove(&key);
+            return of_all.or(own).map(|dirt| (partition, dirt));
+        }
+        let since = waiting.entry(key).or_insert_with(tokio::time::Instant::now);
+        let dirt = if since.elapsed() > WAIT_MAX {
+            own
+        } else {
+            of_all
+        };
+        dirt.map(|dirt| (partition, dirt))
+    });
     let mut dirty: Vec<_> = dirty.collect();
     let ratios = dirty.iter().map(|(_, dirt)| dirt.ratio);
     metrics::set_dirty_ratio(ratios.fold(0.0, f64::max));
     dirty.retain(|(_, dirt)| dirt.due);
     dirty.sort_by(|(_, a), (_, b)| b.ratio.total_cmp(&a.ratio));
-    dirty.into_iter().map(|(partition, _)| partition).collect()
+    dirty
 }
 
 async fn compact(
     registry: &Arc<Registry>,
     partition: &Arc<Partition>,
+    dirt: Dirt,
     settings: &watch::Receiver<Settings>,
     now_ms: i64,
 ) -> Result<Done, RunError> {
-    let Some(dirt) = partition.dirt(now_ms) else {
-        return Ok(Done::default());
-    };
     partition.move_snapshot(dirt.to).await?;
     let stop = Stop(Arc::new(AtomicBool::new(false)));
     let (stopped, registry, partition) = (stop.0.clone(), registry.clone(), partition.clone());
@@ -140,7 +181,7 @@ async fn compact(
 
 impl Partition {
     /// What there is to compact, if the topic is compacted.
-    fn dirt(&self, now_ms: i64) -> Option<Dirt> {
+    fn dirt(&self, wait_for: WaitFor, now_ms: i64) -> Option<Dirt> {
         let rules = self.config().compaction_rules()?;
         let rules = plan::Rules {
             dirty_ratio_min: rules.dirty_ratio_min,
@@ -151,7 +192,7 @@ impl Partition {
         let limits = plan::Limits {
             offset: self.offsets().high_watermark,
             index: self
-                .index_of_all()
+                .index_of_all(wait_for)
                 .max(bounds.purged.map_or(0, |p| p.index)),
         };
         plan::dirt(&self.log.segments(), &limits, &rules, now_ms)
@@ -159,8 +200,11 @@ impl Partition {
 
     /// The last entry that is applied here and that every member has which could be there soon: who is dead may
     /// have to copy files.
-    fn index_of_all(&self) -> u64 {
+    fn index_of_all(&self, wait_for: WaitFor) -> u64 {
         let members = self.group.members();
+        if wait_for == WaitFor::Nobody {
+            return members.applied;
+        }
         let alive = |disk: &&u64| **disk != self.replica && (self.heard_by)(**disk);
         let others = members.voters.iter().chain(&members.learners).filter(alive);
         let matched = others.filter_map(|disk| members.matched.get(disk));
