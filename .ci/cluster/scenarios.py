@@ -10,6 +10,7 @@ Not here: how a run goes (see `day`), how a fault is made (see `faults`).
 
 import argparse
 import collections
+import json
 import pathlib
 import subprocess
 import sys
@@ -224,6 +225,16 @@ def small_disks(megabytes):
     return prepare
 
 
+def operators_are_told(day):
+    """Whichever broker is asked names the one whose disk is full."""
+    told = set()
+    for asked in day.brokers:
+        done = subprocess.run([day.options.logctl, "--brokers", asked.address("kafka"), "cluster", "health", "-o", "json"], capture_output=True, text=True)
+        assert done.returncode == 6, f"`logctl cluster health` ended with {done.returncode}: {done.stdout[-600:]}{done.stderr[-300:]}"
+        told.add(tuple(json.loads(done.stdout)["slow_disks"]))
+    assert [len(answer) for answer in told] == [1], f"brokers with slow or full disks: {told}"
+
+
 @scenario(prepare=small_disks(700))
 def full_disk(day):
     """The leader's disk is full for ten seconds; it must neither die nor lose anything."""
@@ -232,6 +243,7 @@ def full_disk(day):
     broker.disk.fill(leave_mb=2)
     day.wait(10)
     assert broker.alive(), f"{broker.name} died of a full disk:\n{broker.log_tail(10)}"
+    operators_are_told(day)
     broker.disk.give_back()
     day.note(f"{broker.name}'s disk has space again")
     day.wait(6)

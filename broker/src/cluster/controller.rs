@@ -317,7 +317,7 @@ impl Cluster {
         room: &mut i32,
     ) -> Result<CreatedTopic, CreateTopicError> {
         let state = self.view();
-        let (record, created) = plan(&state, topic, self.defaults(), &|node| self.is_alive(node))?;
+        let (record, created) = plan(&state, topic, self.defaults(), &|node| self.is_fit(node))?;
         self.over_defaults(&created.config)
             .check_replicas(created.replication)
             .map_err(|e| CreateTopicError::InvalidConfig(e.to_string()))?;

@@ -229,7 +229,7 @@ impl Cluster {
         room: &mut i32,
     ) -> Result<Option<Addition>, CreatePartitionsError> {
         let state = self.view();
-        let added = plan(&state, wanted, &|node| self.is_alive(node))?;
+        let added = plan(&state, wanted, &|node| self.is_fit(node))?;
         let more = added.end() - added.first;
         if more > *room {
             return Err(CreatePartitionsError::TooMuchAtOnce(

@@ -86,6 +86,23 @@ impl Cluster {
         broker.is_some_and(|b| self.is_disk_alive(b.replica))
     }
 
+    /// Whether a broker's disk is slow or has no room, as its pings say.
+    pub fn disk_is_slow(&self, node: i32) -> bool {
+        let view = self.view();
+        view.brokers.get(&node).is_some_and(|b| {
+            if b.replica == self.disk() {
+                self.hearing().own_disk_is_slow()
+            } else {
+                self.hearing().disk_is_slow(b.replica)
+            }
+        })
+    }
+
+    /// Whether a broker is there, and its disk keeps up: it may be given more.
+    pub(super) fn is_fit(&self, node: i32) -> bool {
+        self.is_alive(node) && !self.disk_is_slow(node)
+    }
+
     pub(super) fn is_disk_alive(&self, disk: ReplicaId) -> bool {
         let standings = self.peers.standings();
         let standings = standings.borrow();
@@ -294,7 +311,7 @@ impl Cluster {
 
     /// What should move so that the cluster is whole and level.
     pub fn plan_rebalance(&self) -> Vec<Move> {
-        rebalance::plan(&self.view(), &|n| self.is_alive(n), self.defaults().1)
+        rebalance::plan(&self.view(), &|n| self.is_fit(n), self.defaults().1)
     }
 
     /// Asks for every move of a plan, in pieces; the moves themselves are made a few at a time.

@@ -1,6 +1,6 @@
 //! Where replicas go. Pure: the same state and request give the same placement.
 //!
-//! Brokers that are there first, then racks, then the least loaded, ties by node id; one that is being
+//! Brokers that are there and whose disks keep up first, then racks, then the least loaded, ties by node id; one that is being
 //! drained or leaves gets nothing; leaders (the first of each
 //! partition's list) are spread by the same rule.
 

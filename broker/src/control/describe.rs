@@ -125,6 +125,10 @@ impl Ready {
         let view = self.cluster.view();
         let dead = view.brokers.keys().copied();
         let dead_brokers: Vec<i32> = dead.filter(|n| !self.cluster.is_alive(*n)).collect();
+        let slow = view.brokers.keys().copied();
+        let slow_disks: Vec<i32> = slow
+            .filter(|n| self.cluster.is_alive(*n) && self.cluster.disk_is_slow(*n))
+            .collect();
         let (mut under_replicated, mut leaderless) = (Vec::new(), Vec::new());
         for topic in view.topics.values() {
             for (target, index) in topic.partitions.iter().zip(0..) {
@@ -144,12 +148,14 @@ impl Ready {
             }
         }
         let metadata_leaderless = self.cluster.controller().is_none();
-        let well = under_replicated.is_empty() && leaderless.is_empty() && dead_brokers.is_empty();
+        let whole = under_replicated.is_empty() && leaderless.is_empty();
+        let well = whole && dead_brokers.is_empty() && slow_disks.is_empty();
         api::HealthResponse {
             healthy: well && !metadata_leaderless,
             under_replicated,
             leaderless,
             dead_brokers,
+            slow_disks,
             moving: view.moving().count() as u32,
             metadata_leaderless,
         }

@@ -22,7 +22,7 @@ pub const SILENCE: Duration = Duration::from_millis(1_500);
 struct Times {
     heard: Option<Instant>,
     answered: Option<Instant>,
-    /// Its last ping said that its disk is slow.
+    /// Its last ping said that its disk is slow, or has no room.
     slow: bool,
 }
 
@@ -51,6 +51,11 @@ impl Hearing {
 
     pub fn own_disk_is_slow(&self) -> bool {
         self.own_disk_is_slow.load(Ordering::Acquire)
+    }
+
+    /// A peer's last ping said that its disk is slow, or has no room.
+    pub fn disk_is_slow(&self, disk: ReplicaId) -> bool {
+        self.peers.read().get(&disk).is_some_and(|t| t.slow)
     }
 
     /// We hear each other, and its disk keeps up: it may be handed something to lead.
@@ -104,7 +109,10 @@ mod tests {
     async fn what_was_heard_counts_for_a_while() {
         let hearing = Hearing::default();
         assert!(!hearing.hears(1) && !hearing.is_heard_by(1));
+        hearing.heard(1, true);
+        assert!(hearing.disk_is_slow(1) && !hearing.disk_is_slow(2));
         hearing.heard(1, false);
+        assert!(!hearing.disk_is_slow(1));
         tokio::time::advance(SILENCE / 2).await;
         hearing.answered(1, Instant::now());
         // An answer that comes late says nothing new.

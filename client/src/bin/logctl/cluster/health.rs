@@ -53,6 +53,7 @@ struct Health {
     healthy: bool,
     metadata_leaderless: bool,
     dead_brokers: Vec<i32>,
+    slow_disks: Vec<i32>,
     leaderless: Vec<Named>,
     under_replicated: Vec<Named>,
     moving: u32,
@@ -71,6 +72,7 @@ impl From<api::HealthResponse> for Health {
             healthy: told.healthy,
             metadata_leaderless: told.metadata_leaderless,
             dead_brokers: told.dead_brokers,
+            slow_disks: told.slow_disks,
             leaderless: named(told.leaderless),
             under_replicated: named(told.under_replicated),
             moving: told.moving,
@@ -88,6 +90,10 @@ impl Health {
         let mut words = Vec::new();
         if !self.dead_brokers.is_empty() {
             words.push(format!("dead brokers {}", joined(&self.dead_brokers)));
+        }
+        if !self.slow_disks.is_empty() {
+            let brokers = joined(&self.slow_disks);
+            words.push(format!("slow or full disks on brokers {brokers}"));
         }
         for (names, what) in kinds {
             if !names.is_empty() {
@@ -137,6 +143,12 @@ impl Shown for Health {
             false => format!("dead: {}", joined(dead)),
         };
         row("brokers", !dead.is_empty(), detail);
+        let slow = &self.slow_disks;
+        let detail = match slow.is_empty() {
+            true => String::new(),
+            false => format!("slow or full: {}", joined(slow)),
+        };
+        row("disks", !slow.is_empty(), detail);
         let detail = match self.metadata_leaderless {
             true => "nobody is known to lead; nothing can be changed",
             false => "",
@@ -259,6 +271,7 @@ mod tests {
             healthy: true,
             metadata_leaderless: false,
             dead_brokers: vec![],
+            slow_disks: vec![],
             leaderless: vec![],
             under_replicated: vec![],
             moving: 1,
@@ -270,6 +283,7 @@ mod tests {
         let table = "\
 CHECK     STATE  DETAIL
 brokers   ok     -
+disks     ok     -
 metadata  ok     -
 leaders   ok     -
 replicas  ok     -
@@ -289,17 +303,23 @@ moves     ok     1 move under way
         let ill = Health {
             healthy: false,
             dead_brokers: vec![2],
+            slow_disks: vec![3],
             under_replicated: (0..7).map(named).collect(),
             ..well()
         };
         let table = ill.table();
         assert!(table.contains("brokers   bad    dead: 2\n"), "{table}");
         assert!(
+            table.contains("disks     bad    slow or full: 3\n"),
+            "{table}"
+        );
+        assert!(
             table.contains("bad    t/0, t/1, t/2, t/3, t/4 and 2 more\n"),
             "{table}"
         );
         assert_eq!(ill.exit(), Exit::CheckFailed);
-        let expected = "unhealthy: dead brokers 2, 7 partitions under-replicated";
+        let expected = "unhealthy: dead brokers 2, slow or full disks on brokers 3, \
+                        7 partitions under-replicated";
         assert_eq!(ill.summary(), expected);
     }
 }
