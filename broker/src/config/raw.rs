@@ -214,7 +214,7 @@ impl Default for Storage {
             scrub_bytes_per_second: 4 << 20,
             compaction_check_interval_ms: 15_000,
             compaction_map_bytes: 128 << 20,
-            compaction_bytes_per_second: 32 << 20,
+            compaction_bytes_per_second: 256 << 20,
         }
     }
 }
