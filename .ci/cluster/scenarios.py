@@ -229,7 +229,8 @@ def operators_are_told(day):
     """Whichever broker is asked names the one whose disk is full."""
     told = set()
     for asked in day.brokers:
-        done = subprocess.run([day.options.logctl, "--brokers", asked.address("kafka"), "cluster", "health", "-o", "json"], capture_output=True, text=True)
+        line = [day.options.logctl, "cluster", "health", "--rpc", asked.address("rpc"), "-o", "json"]
+        done = subprocess.run(line, capture_output=True, text=True)
         assert done.returncode == 6, f"`logctl cluster health` ended with {done.returncode}: {done.stdout[-600:]}{done.stderr[-300:]}"
         told.add(tuple(json.loads(done.stdout)["slow_disks"]))
     assert [len(answer) for answer in told] == [1], f"brokers with slow or full disks: {told}"
