@@ -88,7 +88,7 @@ fn the_whole_is_shown(cluster: &Cluster) {
 
     let health = cluster.run(&["cluster", "health"]);
     begins(health.code(0), &["CHECK", "STATE", "DETAIL"]);
-    assert_eq!(health.out.lines().count(), 6, "{health:#?}");
+    assert_eq!(health.out.lines().count(), 7, "{health:#?}");
 
     let quorum = cluster.run(&["cluster", "quorum"]);
     begins(quorum.code(0), &["LEADER", "TERM", "COMMITTED"]);
