@@ -132,6 +132,21 @@ impl LogInner {
         Ok(())
     }
 
+    fn capture<'a>(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        captured: Captured,
+        done: Done,
+    ) -> MutexGuard<'a, State> {
+        state.capture(captured.applied, captured.state.clone());
+        let operation = Operation::Capture {
+            applied: captured.applied,
+            state: captured.state,
+        };
+        self.submit(&mut state, operation, Vec::new(), done);
+        state
+    }
+
     fn check_size(&self, bytes: usize) -> Result<(), WriteError> {
         let limit = self.engine.payload_bytes_max();
         if bytes > limit {
@@ -261,6 +276,21 @@ impl Log {
             .reshape(state, |s| s.truncate(keep, None), describe, done)
     }
 
+    /// Keeps the owner's state for the next start, behind everything appended before. Whoever purges does this
+    /// first: what the last checkpoint knows may be older than what is purged, and could not be made again.
+    ///
+    /// # Errors
+    /// Nothing was kept, and `done` will not be called.
+    pub fn save_state(&self, captured: Captured, done: Done) -> Result<(), WriteError> {
+        self.0.check_size(captured.state.len())?;
+        let state = self.0.to_write()?;
+        // A checkpoint or a snapshot may have been faster; only what is queued here is sure to be in time.
+        let newer = |known: &Captured| known.applied.index > captured.applied.index;
+        let captured = state.captured.clone().filter(newer).unwrap_or(captured);
+        drop(self.0.capture(state, captured, done));
+        Ok(())
+    }
+
     /// From now on a purge keeps the segments that reach above this offset: they become the base. For an owner
     /// whose log is worth more than its entries.
     pub fn set_floor(&self, offset: i64) {
@@ -383,7 +413,7 @@ impl Log {
     )]
     fn install_above_base(
         &self,
-        mut state: MutexGuard<'_, State>,
+        state: MutexGuard<'_, State>,
         floor: i64,
         upto: EntryId,
         next_offset: i64,
@@ -400,13 +430,11 @@ impl Log {
         };
         if !replaced {
             // The state first: without it, what was purged would not have been applied.
-            state.capture(upto, snapshot.clone());
-            let operation = Operation::Capture {
+            let captured = Captured {
                 applied: upto,
                 state: snapshot,
             };
-            let nobody: Done = Box::new(|_| {});
-            self.0.submit(&mut state, operation, Vec::new(), nobody);
+            let state = self.0.capture(state, captured, Box::new(|_| {}));
             return self.settle(state, upto, floor, done);
         }
         let base = files.map(Incoming::into_base).unwrap_or_default();

@@ -306,3 +306,50 @@ async fn what_is_proposed_seldom_is_waited_for_until_its_deadline_and_may_happen
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+/// Opens what a simulated disk holds. Checkpoints are far away.
+async fn open_simulated(fs: &SimFs) -> Arc<Partition> {
+    let options = DiskOptions {
+        checkpoint_every: Duration::from_secs(3_600),
+        reserve_bytes: 0,
+        wal_file_bytes: 256 << 10,
+        wal_budget_bytes: 4 << 20,
+        ..DiskOptions::default()
+    };
+    let dir = std::path::Path::new("/data");
+    let disk = Disk::open(Arc::new(fs.clone()), dir, options, &|_| {}).unwrap();
+    open_on(disk, Arc::new(|| 0)).await
+}
+
+#[tokio::test]
+async fn producers_are_known_after_power_goes_right_behind_a_purge() {
+    let fs = SimFs::new(5);
+    let partition = open_simulated(&fs).await;
+    let first = partition.append(numbered(9, 0)).await.unwrap();
+    assert_eq!(landed(first).await.unwrap().base_offset, 0);
+    partition.log.roll();
+    let second = partition.append(numbered(10, 0)).await.unwrap();
+    assert_eq!(landed(second).await.unwrap().base_offset, 1);
+    partition.progress.clean_up_to(1);
+    let moved = async {
+        while partition.log.base_segments().is_empty() {
+            partition.group.compact().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.unwrap();
+    // Durable, and so is what was purged before it.
+    let third = partition.append(numbered(11, 0)).await.unwrap();
+    landed(third).await.unwrap();
+    partition.close().await;
+    drop(partition);
+    fs.reboot();
+
+    let partition = open_simulated(&fs).await;
+    assert_eq!(partition.log.base_segments().len(), 1);
+    for (producer, offset) in [(9, 0), (10, 1), (11, 2)] {
+        let again = partition.append(numbered(producer, 0)).await.unwrap();
+        let again = landed(again).await.unwrap();
+        assert_eq!((again.base_offset, again.duplicate_of), (offset, Some(5)));
+    }
+}

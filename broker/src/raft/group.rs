@@ -4,7 +4,7 @@
 //! blank of its term), so nobody serves before the entries of earlier terms are known to be committed.
 
 use super::exchange::Exchange;
-use super::log_store::{LogStore, durable};
+use super::log_store::LogStore;
 use super::mutants::restores_leaders;
 use super::network::{Network, Transport};
 use super::state_machine::{Apply, Machine, entry_id};
@@ -21,7 +21,6 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -438,17 +437,24 @@ impl<A: Apply> Group<A> {
         let Some(point) = self.machine.point() else {
             return Ok(());
         };
+        let cut = self.machine.log().bounds().purged;
+        if cut.is_none_or(|cut| cut.index < point.index) {
+            // A restart must find a state that is no older than what is purged.
+            let kept = self.machine.keep_state();
+            kept.map_err(|e| ProposeError::Stopped(e.to_string()))?;
+        }
         self.raft.trigger().snapshot().await.map_err(stopped)?;
         self.raft
             .trigger()
             .purge_log(point.index)
             .await
             .map_err(stopped)?;
-        self.cut_the_rest().await
+        self.cut_the_rest()
     }
 
-    /// A log takes from a purge what lies in its files by then; openraft asks once.
-    async fn cut_the_rest(&self) -> Result<(), ProposeError> {
+    /// A log takes from a purge what lies in its files by then; openraft asks once. Not waited for: a full disk
+    /// is made room on by whoever calls this, and the next round looks again.
+    fn cut_the_rest(&self) -> Result<(), ProposeError> {
         let purged = self.raft.metrics().borrow_watched().purged;
         let log = self.machine.log();
         let Some(upto) = purged.as_ref().map(entry_id).filter(|upto| {
@@ -457,7 +463,7 @@ impl<A: Apply> Group<A> {
         }) else {
             return Ok(());
         };
-        let cut = durable(|done| log.purge_to(upto, done).map_err(io::Error::other)).await;
+        let cut = log.purge_to(upto, Box::new(|_| {}));
         cut.map_err(|e| ProposeError::Stopped(e.to_string()))
     }
 

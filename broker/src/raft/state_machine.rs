@@ -14,7 +14,7 @@ use super::types::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use logd_storage::{Captured, EntryId, Log, StateSource};
+use logd_storage::{Captured, EntryId, Log, StateSource, WriteError};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
@@ -163,6 +163,14 @@ impl<A: Apply> Machine<A> {
         match self.log.entry_row(point.index + 1) {
             Some(row) => row.base_offset,
             None => self.log.bounds().end_offset,
+        }
+    }
+
+    /// Has the state as of now kept for the next start, before anything that is done to the log afterwards.
+    pub fn keep_state(&self) -> Result<(), WriteError> {
+        match Source(self.inner.clone()).capture() {
+            Some(captured) => self.log.save_state(captured, Box::new(|_| {})),
+            None => Ok(()),
         }
     }
 
