@@ -2,6 +2,7 @@
 
 use crate::EntryId;
 use crate::files::Want;
+use crate::new_files::NewFilesError;
 use std::io;
 use std::path::PathBuf;
 
@@ -175,4 +176,24 @@ pub enum CheckpointError {
         path: PathBuf,
         source: io::Error,
     },
+}
+
+impl From<NewFilesError> for FilesError {
+    fn from(error: NewFilesError) -> Self {
+        match error {
+            NewFilesError::NoSpace => FilesError::NoSpace,
+            NewFilesError::Deleted => WriteError::Deleted.into(),
+            NewFilesError::Io { what, path, source } => FilesError::Io { what, path, source },
+        }
+    }
+}
+
+impl From<NewFilesError> for RewriteError {
+    fn from(error: NewFilesError) -> Self {
+        match error {
+            NewFilesError::NoSpace => RewriteError::NoSpace,
+            NewFilesError::Deleted => RewriteError::Changed,
+            NewFilesError::Io { what, path, source } => RewriteError::Io { what, path, source },
+        }
+    }
 }

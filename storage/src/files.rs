@@ -7,20 +7,17 @@
 //! A sender keeps what it offered: files that are rewritten or dropped meanwhile stay readable for it.
 //! Not here: how pieces travel, and how fast.
 
+use crate::EntryId;
 use crate::base::Base;
 use crate::checkpoint::{SegmentImage, decode_base, encode_base};
-use crate::engine::Engine;
-use crate::error::{FilesError, ReadError};
+use crate::error::{FilesError, ReadError, WriteError};
 use crate::ledger::ROW_BYTES;
 use crate::log::Log;
-use crate::segment::{Origin, SegmentFile};
+use crate::new_files::{NewFiles, discard};
 use crate::state::{Segment, TermStart};
-use crate::vfs::{Mapped, Open, VfsFile, is_shortage};
-use crate::{EntryId, LogKey};
+use crate::vfs::Mapped;
 use bytes::Bytes;
-use std::io::{self, IoSlice};
-use std::path::Path;
-use std::sync::Arc;
+use std::io::IoSlice;
 
 /// Far beyond what a log has: an offer of more is not believed.
 const SEGMENTS_MAX: usize = 1 << 20;
@@ -66,6 +63,7 @@ impl Want {
     }
 }
 
+/// Checked by [`check_offer`]: it does not overflow.
 fn ledger_bytes(image: &SegmentImage) -> u64 {
     (image.rows + 1) * ROW_BYTES as u64
 }
@@ -195,6 +193,10 @@ impl Outgoing {
     }
 }
 
+/// No segment has more rows or bytes than this: what a peer says is not believed beyond it.
+const ROWS_MAX: u64 = 1 << 32;
+const BYTES_MAX: u64 = 1 << 40;
+
 /// Segments must follow each other, or what is found by offset would not be found.
 fn check_offer(segments: &[SegmentImage]) -> Result<(), FilesError> {
     if segments.len() > SEGMENTS_MAX {
@@ -205,20 +207,17 @@ fn check_offer(segments: &[SegmentImage]) -> Result<(), FilesError> {
         _ => true,
     };
     let ordered = |s: &SegmentImage| {
-        s.sealed && s.base_offset <= s.next_offset && s.base_index <= s.last.index
+        let small = s.rows <= ROWS_MAX && s.bytes <= BYTES_MAX;
+        let in_order = 0 <= s.base_offset && s.base_offset <= s.next_offset;
+        // No row without its entry.
+        let entries = s.last.index.checked_sub(s.base_index);
+        s.sealed && small && in_order && entries.is_some_and(|n| s.rows <= n.saturating_add(1))
     };
     if segments.windows(2).all(follows) && segments.iter().all(ordered) {
         Ok(())
     } else {
         Err(FilesError::Offer("its segments do not follow each other"))
     }
-}
-
-#[derive(Debug)]
-struct Growing {
-    segment: Arc<SegmentFile>,
-    log: Arc<dyn VfsFile>,
-    ledger: Arc<dyn VfsFile>,
 }
 
 /// Files of an offer as they arrive. Dropped before it is installed, it takes them along.
@@ -230,7 +229,7 @@ pub struct Incoming {
     segments: Vec<SegmentImage>,
     terms: Vec<TermStart>,
     next: Want,
-    growing: Option<Growing>,
+    growing: Option<NewFiles>,
     whole: Vec<Segment>,
 }
 
@@ -272,13 +271,13 @@ impl Incoming {
         let Some(growing) = &self.growing else {
             return Ok(());
         };
-        let (file, path) = match want.part {
-            Part::Ledger => (&growing.ledger, &growing.segment.ledger_path),
-            Part::Log => (&growing.log, &growing.segment.log_path),
+        let file = match want.part {
+            Part::Ledger => &growing.ledger,
+            Part::Log => &growing.log,
         };
         let piece = [IoSlice::new(bytes)];
         let written = file.write_all_at(&piece, want.position);
-        written.map_err(|e| failed("write", path, e))?;
+        written.map_err(|e| growing.failed(e))?;
         self.next = want.after(bytes.len(), &image);
         if self.next.segment > want.segment {
             self.finish(&image)?;
@@ -286,37 +285,22 @@ impl Incoming {
         Ok(())
     }
 
-    fn create(&self, image: &SegmentImage) -> Result<Growing, FilesError> {
+    fn create(&self, image: &SegmentImage) -> Result<NewFiles, FilesError> {
         let engine = &self.log.0.engine;
         engine.check()?;
-        let origin = Origin {
-            id: engine.next_segment_id(),
-            base_offset: image.base_offset,
-            base_index: image.base_index,
-            rows: 0,
-            bytes: 0,
-        };
-        let segment = engine.segment(self.log.key(), origin);
+        if self.log.0.state.lock().deleted {
+            // Its folder must not come back.
+            return Err(WriteError::Deleted.into());
+        }
         let dir = engine.log_dir(self.log.key());
         let made = engine.fs.create_dir_all(&dir);
-        made.map_err(|e| failed("create", &dir, e))?;
-        let how = Open {
-            read: true,
-            write: true,
-            create: true,
-            ..Open::default()
-        };
-        let open = |path: &Path| {
-            let opened = engine.fs.open(path, how);
-            opened.map_err(|e| failed("create", path, e))
-        };
-        let files = open(&segment.log_path).and_then(|log| Ok((log, open(&segment.ledger_path)?)));
-        let (log, ledger) = files.inspect_err(|_| discard(&segment))?;
-        Ok(Growing {
-            segment,
-            log,
-            ledger,
-        })
+        made.map_err(|source| FilesError::Io {
+            what: "create",
+            path: dir,
+            source,
+        })?;
+        let files = NewFiles::create(&self.log, image.base_offset, image.base_index)?;
+        Ok(files)
     }
 
     /// A segment is here: makes it durable, and looks whether it is what was offered.
@@ -325,15 +309,15 @@ impl Incoming {
             return Ok(());
         };
         let id = growing.segment.id;
-        let outcome = make_durable(&self.log.0.engine, self.log.key(), &growing)
-            .and_then(|()| self.open(image, id));
+        let synced = growing.sync().map_err(FilesError::from);
+        let outcome = synced.and_then(|()| self.open(image, id));
         match outcome {
             Ok(segment) => {
                 self.whole.push(segment);
                 Ok(())
             }
             Err(error) => {
-                discard(&growing.segment);
+                growing.discard();
                 Err(error)
             }
         }
@@ -370,13 +354,6 @@ impl Drop for Incoming {
     }
 }
 
-fn discard(file: &SegmentFile) {
-    file.drop_files_later();
-    if let Err(error) = file.remove() {
-        tracing::warn!(path = %file.log_path.display(), %error, "files that another disk sent stay until the next start");
-    }
-}
-
 /// Every row and payload against its checksum, and the whole against what was said of it.
 fn check_content(segment: &Segment) -> Result<(), FilesError> {
     let mut next_offset = segment.file.base_offset;
@@ -399,31 +376,4 @@ fn check_content(segment: &Segment) -> Result<(), FilesError> {
         segment.file.check(&(0..segment.rows))?;
     }
     Ok(())
-}
-
-fn make_durable(engine: &Engine, key: LogKey, growing: &Growing) -> Result<(), FilesError> {
-    let dir = engine.log_dir(key);
-    let logs = engine.root.join("logs");
-    let synced = (growing.log.sync_data())
-        .and_then(|()| growing.ledger.sync_data())
-        .map_err(|e| (growing.segment.log_path.clone(), e))
-        .and_then(|()| engine.fs.sync_dir(&dir).map_err(|e| (dir, e)))
-        // The log's folder may itself be new.
-        .and_then(|()| engine.fs.sync_dir(&logs).map_err(|e| (logs, e)));
-    synced.map_err(|(path, source)| {
-        // The log was deleted, and its folder is in the trash.
-        let gone = source.kind() == io::ErrorKind::NotFound;
-        if !gone && !is_shortage(&source) {
-            engine.poison(format!("syncing {}: {source}", path.display()));
-        }
-        failed("sync", &path, source)
-    })
-}
-
-fn failed(what: &'static str, path: &Path, source: io::Error) -> FilesError {
-    if is_shortage(&source) {
-        return FilesError::NoSpace;
-    }
-    let path = path.to_owned();
-    FilesError::Io { what, path, source }
 }

@@ -36,6 +36,7 @@ pub mod inspect;
 mod ledger;
 mod log;
 mod mmap;
+mod new_files;
 mod open_files;
 mod read;
 mod recovery;

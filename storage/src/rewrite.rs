@@ -12,13 +12,13 @@ use crate::error::{ReadError, RewriteError};
 use crate::group::Operation;
 use crate::ledger::{Layout, LedgerHeader, ROW_BYTES, Row, row_seed};
 use crate::log::Log;
-use crate::segment::{Ledger, Origin, SegmentFile, SegmentInfo};
+use crate::new_files::NewFiles;
+use crate::segment::{Ledger, Origin, SegmentInfo};
 use crate::state::{Segment, State};
-use crate::vfs::{Mapped, Open, VfsFile, is_shortage};
+use crate::vfs::{Mapped, VfsFile};
 use crate::{Done, Kind};
 use bytes::Bytes;
 use std::io::{self, IoSlice};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Written at once.
@@ -171,8 +171,7 @@ impl Tail {
 pub struct Rewriter {
     log: Log,
     group: Vec<Segment>,
-    /// Names the new files.
-    file: Arc<SegmentFile>,
+    files: NewFiles,
     payloads: Tail,
     ledger: Tail,
     /// The first index that may come next.
@@ -186,48 +185,27 @@ pub struct Rewriter {
 impl Rewriter {
     fn new(log: Log, group: Vec<Segment>) -> Result<Self, RewriteError> {
         let first = group.first().ok_or(RewriteError::Changed)?;
-        let engine = &log.0.engine;
-        engine.check()?;
-        let origin = Origin {
-            id: engine.next_segment_id(),
-            base_offset: first.file.base_offset,
-            base_index: first.file.base_index,
-            rows: 0,
-            bytes: 0,
-        };
-        let file = engine.segment(log.key(), origin);
-        let how = Open {
-            read: true,
-            write: true,
-            create: true,
-            ..Open::default()
-        };
+        log.0.engine.check()?;
+        let (base_offset, base_index) = (first.file.base_offset, first.file.base_index);
         // The folder is there, or the log was deleted: it must not come back.
-        let open = |path: &Path| {
-            let opened = engine.fs.open(path, how);
-            opened.map_err(|e| failed(&log, "create", path, e))
-        };
-        let payloads = Tail::create(open(&file.log_path)?);
-        let ledger = match open(&file.ledger_path) {
-            Ok(ledger) => Tail::create(ledger),
-            Err(error) => {
-                discard(&file);
-                return Err(error);
-            }
-        };
+        let files = NewFiles::create(&log, base_offset, base_index)?;
+        let (payloads, ledger) = (
+            Tail::create(files.log.clone()),
+            Tail::create(files.ledger.clone()),
+        );
         let header = LedgerHeader {
             layout: Layout::Sparse,
             key: log.key(),
-            base_offset: origin.base_offset,
-            base_index: origin.base_index,
+            base_offset,
+            base_index,
         };
         let mut rewriter = Self {
             log,
             group,
-            file,
+            files,
             payloads,
             ledger,
-            next: origin.base_index,
+            next: base_index,
             rows: 0,
             bytes: 0,
             max_timestamp: -1,
@@ -306,9 +284,9 @@ impl Rewriter {
         let mut with_time = self.group.iter().map(|s| s.first_timestamp);
         // All that is in the files by now: readers find every row, and look at each payload once.
         let origin = Origin {
-            id: self.file.id,
-            base_offset: self.file.base_offset,
-            base_index: self.file.base_index,
+            id: self.files.segment.id,
+            base_offset: self.files.segment.base_offset,
+            base_index: self.files.segment.base_index,
             rows: self.rows,
             bytes: self.bytes,
         };
@@ -334,48 +312,19 @@ impl Rewriter {
     fn make_durable(&mut self) -> Result<(), RewriteError> {
         let written = self.payloads.flush().and_then(|()| self.ledger.flush());
         written.map_err(|e| self.failed(e))?;
-        let engine = self.log.0.engine.clone();
-        let dir = engine.log_dir(self.log.key());
-        let logs = engine.root.join("logs");
-        let synced = (self.payloads.file.sync_data())
-            .and_then(|()| self.ledger.file.sync_data())
-            .map_err(|e| (self.file.log_path.clone(), e))
-            .and_then(|()| engine.fs.sync_dir(&dir).map_err(|e| (dir, e)))
-            // The log's folder may itself be new.
-            .and_then(|()| engine.fs.sync_dir(&logs).map_err(|e| (logs, e)));
-        synced.map_err(|(path, source)| {
-            let deleted = self.log.0.state.lock().deleted;
-            if deleted && source.kind() == io::ErrorKind::NotFound {
-                return RewriteError::Changed;
-            }
-            if !is_shortage(&source) {
-                // As everywhere: never again, and nothing that came after it is believed.
-                engine.poison(format!("syncing {}: {source}", path.display()));
-            }
-            RewriteError::Io {
-                what: "sync",
-                path,
-                source,
-            }
-        })
+        Ok(self.files.sync()?)
     }
 
     fn failed(&self, source: io::Error) -> RewriteError {
-        failed(&self.log, "write", &self.file.log_path, source)
+        self.files.failed(source).into()
     }
 }
 
 impl Drop for Rewriter {
     fn drop(&mut self) {
         if !self.swapped {
-            discard(&self.file);
+            self.files.discard();
         }
-    }
-}
-
-fn discard(file: &SegmentFile) {
-    if let Err(error) = file.remove() {
-        tracing::warn!(path = %file.log_path.display(), %error, "files of a segment that was not rewritten stay until the next start");
     }
 }
 
@@ -391,15 +340,4 @@ fn holds(state: &State, group: &[Segment]) -> bool {
     let same =
         |(a, b): (&Segment, &Segment)| (a.file.id, a.rows, a.last) == (b.file.id, b.rows, b.last);
     now.iter().zip(group).all(same)
-}
-
-fn failed(log: &Log, what: &'static str, path: &Path, source: io::Error) -> RewriteError {
-    if is_shortage(&source) {
-        return RewriteError::NoSpace;
-    }
-    if source.kind() == io::ErrorKind::NotFound && log.0.state.lock().deleted {
-        return RewriteError::Changed;
-    }
-    let path = path.to_owned();
-    RewriteError::Io { what, path, source }
 }

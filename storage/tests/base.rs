@@ -180,6 +180,13 @@ fn an_offer_that_makes_no_sense_is_refused() {
             Err(FilesError::Offer(_))
         ));
     }
+    // The number of rows of its first segment, which follows the count of segments, id, offset and index.
+    let mut flood = out.offer().to_vec();
+    flood[4 + 24..4 + 32].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(matches!(
+        log.incoming(upto, &flood.into()),
+        Err(FilesError::Offer(_))
+    ));
     let nowhere = Want {
         segment: 9_999,
         part: Part::Ledger,

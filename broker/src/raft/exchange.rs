@@ -278,7 +278,11 @@ async fn answer<A: Apply>(
             Kind::Wanted(wanted.map_err(said)??)
         }
         Kind::Snapshot(request) => {
-            check_files(&inbox, &request)?;
+            let checked = off_the_loop(move || {
+                let files = check_files(&inbox, &request);
+                files.map(|()| request)
+            });
+            let request = checked.await.map_err(said)??;
             let (vote, snapshot) = wire::snapshot_in(request).map_err(said)?;
             let response = raft.install_full_snapshot(vote, snapshot).await;
             let vote = Some(wire::vote_out(&response.map_err(said)?.vote));

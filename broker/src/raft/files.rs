@@ -181,27 +181,29 @@ impl Inbox {
 
     /// Whether all files of a snapshot are here.
     pub fn has(&self, upto: EntryId) -> bool {
-        let begun = self.begun.lock();
-        begun
-            .as_ref()
-            .is_some_and(|b| b.files.upto() == upto && b.files.want().is_none())
+        // Who holds it is writing a piece, which may take its disk a while: then something is still to come.
+        let begun = self.begun.try_lock();
+        begun.is_some_and(|begun| is_whole(begun.as_ref(), upto))
     }
 
     /// The files of a snapshot that is being installed.
     pub fn take(&self, upto: EntryId) -> Option<Incoming> {
-        if self.has(upto) {
-            self.begun.lock().take().map(|b| b.files)
-        } else {
-            None
-        }
+        let mut begun = self.begun.try_lock()?;
+        let whole = is_whole(begun.as_ref(), upto);
+        begun.take_if(|_| whole).map(|b| b.files)
     }
 
     /// Throws away what nobody goes on with.
     pub fn sweep(&self) {
-        self.begun
-            .lock()
-            .take_if(|b| b.touched.elapsed() > PATIENCE);
+        // What is being written is not given up.
+        if let Some(mut begun) = self.begun.try_lock() {
+            begun.take_if(|b| b.touched.elapsed() > PATIENCE);
+        }
     }
+}
+
+fn is_whole(begun: Option<&Begun>, upto: EntryId) -> bool {
+    begun.is_some_and(|b| b.files.upto() == upto && b.files.want().is_none())
 }
 
 fn wanted_out(begun: Option<&Begun>) -> rpc::FilesWanted {
