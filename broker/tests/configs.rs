@@ -24,20 +24,6 @@ const OF_THE_TOPIC: i8 = 1;
 const OF_THE_BROKER: i8 = 4;
 const DEFAULT: i8 = 5;
 
-async fn described(socket: &mut TcpStream, kind: i8, name: &str) -> DescribeConfigsResult {
-    let resource = message!(describe_configs_request::DescribeConfigsResource {
-        resource_type: kind,
-        resource_name: name.into(),
-        configuration_keys: None,
-    });
-    let request = message!(DescribeConfigsRequest {
-        resources: vec![resource],
-        include_synonyms: true,
-        include_documentation: true,
-    });
-    ask(socket, &request, 4).await.results.remove(0)
-}
-
 fn by_name(result: DescribeConfigsResult) -> BTreeMap<String, DescribeConfigsResourceResult> {
     assert_eq!(result.error_code, 0, "{:?}", result.error_message);
     let configs = result.configs.into_iter();

@@ -76,17 +76,7 @@ async fn described(
     kind: i8,
     name: &str,
 ) -> Vec<DescribeConfigsResourceResult> {
-    let resource = message!(describe_configs_request::DescribeConfigsResource {
-        resource_type: kind,
-        resource_name: name.into(),
-        configuration_keys: None,
-    });
-    let request = message!(DescribeConfigsRequest {
-        resources: vec![resource],
-        include_synonyms: true,
-        include_documentation: true,
-    });
-    let result = ask(socket, &request, 4).await.results.remove(0);
+    let result = common::requests::described(socket, kind, name).await;
     assert_eq!(result.error_code, 0, "{:?}", result.error_message);
     result.configs
 }

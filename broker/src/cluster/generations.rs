@@ -20,9 +20,13 @@ use logd_storage::{Disk, Log, LogKey, LogOptions};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tracing::warn;
 
 const FOLDER: &str = "generations";
+
+/// Two writes, on a disk that may be slow or full: other partitions wait to be opened meanwhile.
+const FORCE_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
@@ -121,7 +125,10 @@ pub(super) async fn bring(
         Prepared::Nothing => return Ok(None),
         Prepared::Survivor { log, term } => (log, term),
     };
-    let forced = force_alone(&log, replica.disk, term).await;
+    let forced = force_alone(&log, replica.disk, term);
+    // What was written by then does no harm: all of it is done again.
+    let forced = tokio::time::timeout(FORCE_PATIENCE, forced).await;
+    let forced = forced.map_err(|_| format!("its disk took more than {FORCE_PATIENCE:?}"))?;
     let term = forced.map_err(|e| format!("it cannot survive alone: {e}"))?;
     let generation = replica.recovery.map_or(0, |r| r.generation);
     let bounds = log.bounds();

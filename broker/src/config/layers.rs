@@ -257,7 +257,8 @@ pub fn overlay<'a>(
     base: &Raw,
     values: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<Raw, OverlayError> {
-    let mut table = Table::try_from(base).unwrap_or_default();
+    let table = Table::try_from(base);
+    let mut table = table.map_err(|e| misfit("settings", "what is there", &e.to_string()))?;
     let mut last = "";
     for (key, text) in values {
         last = key;

@@ -143,3 +143,22 @@ pub fn batch_of(timestamp: i64, bytes: usize) -> Bytes {
         .expect("it fits");
     batch.build().expect("it builds")
 }
+
+/// All configurations of a resource, with synonyms and documentation.
+pub async fn described(
+    socket: &mut TcpStream,
+    kind: i8,
+    name: &str,
+) -> describe_configs_response::DescribeConfigsResult {
+    let resource = message!(describe_configs_request::DescribeConfigsResource {
+        resource_type: kind,
+        resource_name: name.into(),
+        configuration_keys: None,
+    });
+    let request = message!(DescribeConfigsRequest {
+        resources: vec![resource],
+        include_synonyms: true,
+        include_documentation: true,
+    });
+    ask(socket, &request, 4).await.results.remove(0)
+}

@@ -128,22 +128,20 @@ fn due(
     let keys: HashSet<Key> = all.iter().map(|p| key_of(p)).collect();
     waiting.retain(|key, _| keys.contains(key));
     let dirty = all.into_iter().filter_map(|partition| {
-        let (of_all, own) = (
-            partition.dirt(WaitFor::Live, now_ms),
-            partition.dirt(WaitFor::Nobody, now_ms),
-        );
-        let is_due = |dirt: &Option<Dirt>| dirt.is_some_and(|d| d.due);
+        let own = partition.dirt(WaitFor::Nobody, now_ms)?;
         let key = key_of(&partition);
-        if !is_due(&own) || is_due(&of_all) {
+        if !own.due {
             waiting.remove(&key);
-            return of_all.or(own).map(|dirt| (partition, dirt));
+            return Some((partition, own));
+        }
+        let of_all = partition.dirt(WaitFor::Live, now_ms);
+        if of_all.is_some_and(|dirt| dirt.due) {
+            waiting.remove(&key);
+            return of_all.map(|dirt| (partition, dirt));
         }
         let since = waiting.entry(key).or_insert_with(tokio::time::Instant::now);
-        let dirt = if since.elapsed() > WAIT_MAX {
-            own
-        } else {
-            of_all
-        };
+        let late = since.elapsed() > WAIT_MAX;
+        let dirt = if late { Some(own) } else { of_all };
         dirt.map(|dirt| (partition, dirt))
     });
     let mut dirty: Vec<_> = dirty.collect();
