@@ -24,7 +24,7 @@ import replicas
 from harness.report import until
 from network import Loopback, Namespaces
 from processes import Cluster
-from workload import QUIET, TOPIC, Workload
+from workload import OFFSETS_TOPIC, QUIET, TOPIC, Workload
 
 CATCH_UP_WITHIN = 40
 
@@ -73,10 +73,10 @@ class Day:
     def wait(self, seconds):
         time.sleep(seconds)
 
-    def topic_id(self):
+    def topic_id(self, name=TOPIC):
         """As folders are named by it."""
         admin = AdminClient({**QUIET, "bootstrap.servers": self.cluster.bootstrap})
-        topic = admin.describe_topics(TopicCollection([TOPIC]), request_timeout=10)[TOPIC].result(15)
+        topic = admin.describe_topics(TopicCollection([name]), request_timeout=10)[name].result(15)
         bits = topic.topic_id.get_most_significant_bits() % 2**64 << 64 | topic.topic_id.get_least_significant_bits() % 2**64
         return f"{bits:032x}"
 
@@ -130,10 +130,11 @@ class Day:
         """Waits for replicas to catch up, stops everything in order, and compares what is on the disks."""
         topic = self.topic_id()
         high = {f"{topic}-{partition}": end for (_, partition), end in ends.items()}
+        compacted = {self.topic_id(OFFSETS_TOPIC)}
         directories = {broker.name: broker.data for broker in self.brokers}
 
         def caught_up():
-            return not [name for name, _ in replicas.compare(directories, high) if name in ("replica-behind", "replica-missing")]
+            return not [name for name, _ in replicas.compare(directories, high, compacted) if name in ("replica-behind", "replica-missing")]
         try:
             until(CATCH_UP_WITHIN, "replicas catch up", caught_up, pause=0.5)
         except (AssertionError, OSError):
@@ -142,7 +143,7 @@ class Day:
         for name, status in self.cluster.stop().items():
             if status != 0:
                 self.anomalies.append(("unclean-stop", f"{name} ended with status {status} after SIGTERM"))
-        self.anomalies += replicas.compare(directories, high)
+        self.anomalies += replicas.compare(directories, high, compacted)
         for broker in self.brokers:
             done = subprocess.run([self.options.logctl, "debug", "verify", str(broker.data)], capture_output=True, text=True)
             (broker.home / "verify").write_text(done.stdout + done.stderr)

@@ -8,7 +8,7 @@ import unittest
 sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
 
 import replicas  # noqa: E402
-from harness.wire import batch  # noqa: E402
+from harness.wire import batch, record  # noqa: E402
 
 LOG = "00ff-0"
 
@@ -34,8 +34,8 @@ class Replicas(unittest.TestCase):
             offset += len(segment)
         self.directories[name] = pathlib.Path(self.root.name) / name
 
-    def names(self, high=None):
-        return [name for name, _ in replicas.compare(self.directories, {LOG: high} if high is not None else {})]
+    def names(self, high=None, compacted=()):
+        return [name for name, _ in replicas.compare(self.directories, {LOG: high} if high is not None else {}, compacted)]
 
     def test_equal_replicas_whose_segments_end_elsewhere(self):
         whole = log(b"a", b"b", b"c", b"d")
@@ -103,6 +103,30 @@ class Replicas(unittest.TestCase):
         self.replica("two", [whole[0], whole[1][:-3]])
         self.assertEqual([], self.names(high=1))
         self.assertEqual(["replica-behind"], self.names(high=2))
+
+    def compacted_replica(self, name, *records):
+        """Every record (offset, key, value) in a batch of its own."""
+        self.replica(name, [batch([value], base=offset, payload=record(0, value, key)) for offset, key, value in records])
+
+    def test_replicas_of_a_compacted_log_may_hold_different_records_of_which_the_last_are_the_same(self):
+        self.compacted_replica("all", (0, b"a", b"1"), (1, b"b", b"2"), (2, b"a", b"3"), (3, b"c", None), (4, b"d", b"4"))
+        self.compacted_replica("some", (1, b"b", b"2"), (2, b"a", b"3"), (4, b"d", b"4"))
+        self.compacted_replica("behind", (0, b"a", b"1"), (1, b"b", b"2"))
+        self.assertEqual([], self.names(compacted={"00ff"}))
+        self.assertIn("replica-gap", self.names())
+
+    def test_a_compaction_that_took_the_last_record_of_a_key(self):
+        self.compacted_replica("all", (0, b"a", b"1"), (1, b"b", b"2"), (2, b"a", b"3"))
+        self.compacted_replica("lost", (0, b"a", b"1"), (2, b"a", b"3"))
+        self.assertEqual(["replica-differs"], self.names(compacted={"00ff"}))
+
+    def test_a_compacted_log_that_kept_an_older_record_or_another_value(self):
+        self.compacted_replica("all", (0, b"a", b"1"), (1, b"a", b"2"), (2, b"b", b"3"))
+        self.compacted_replica("older", (0, b"a", b"1"), (2, b"b", b"3"))
+        self.assertEqual(["replica-differs"], self.names(compacted={"00ff"}))
+        self.directories.pop("older")
+        self.compacted_replica("other", (1, b"a", b"x"), (2, b"b", b"3"))
+        self.assertIn("replica-differs", self.names(compacted={"00ff"}))
 
 
 if __name__ == "__main__":

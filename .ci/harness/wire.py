@@ -82,6 +82,20 @@ class Reader:
     def number(self, form):
         return struct.unpack(">" + form, self.take(struct.calcsize(">" + form)))[0]
 
+    def varint(self):
+        """A zigzag number, as records hold them."""
+        n, shift = 0, 0
+        while True:
+            byte = self.take(1)[0]
+            n |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return n >> 1 ^ -(n & 1)
+
+    def varint_bytes(self):
+        n = self.varint()
+        return None if n < 0 else self.take(n)
+
     def string(self):
         n = self.number("h")
         return None if n < 0 else self.take(n).decode()
