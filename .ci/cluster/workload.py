@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from harness.report import until
 
 TOPIC, GROUP = "work", "workers"
+OFFSETS_TOPIC = "__consumer_offsets"  # there from the group's first member on
 RECORD_BYTES = 600
 TICK_SECONDS = 0.025
 # A client gives up on a silent broker after this long, not after Kafka's 30 s and more: the broker's part of a gap shall show.
@@ -136,9 +137,11 @@ class Workload:
             def report(problem, message):
                 key = (done[index][1], done[index][2])
                 if problem is None:
-                    done[index][3], done[index][5] = message.offset(), "ok"
+                    # None: librdkafka gave up waiting for this batch's answer, and one behind it was acknowledged.
+                    offset = message.offset()
+                    done[index][3], done[index][5] = offset, "ok"
                     self.acknowledged[key].append(time.monotonic_ns())
-                    self.highest[key] = max(self.highest[key], message.offset())
+                    self.highest[key] = max(self.highest[key], -1 if offset is None else offset)
                 else:
                     done[index][5] = "fail" if problem.code() in CERTAINLY_NOT_DONE else "info"
                     self.logger.warning("%s: %s", process, problem)
