@@ -5,13 +5,13 @@ pub mod members;
 pub mod requests;
 pub mod versions;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How long a test waits for anything before it says what it waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +28,9 @@ pub struct Broker {
 }
 
 /// A port nobody has now, of those that the kernel gives to nobody by itself: one of its own choice could
-/// become some connection's before the broker binds it, or meet itself while we wait for the broker.
+/// become some connection's before the broker binds it, or meet itself while we wait for the broker. The
+/// socket that asks does not listen: another test's child holds a copy until it becomes its program, and would
+/// take the connection that is meant for the broker.
 fn free_port() -> SocketAddr {
     const PORTS: std::ops::Range<u32> = 16_000..32_000;
     static TAKEN: AtomicU32 = AtomicU32::new(0);
@@ -36,7 +38,9 @@ fn free_port() -> SocketAddr {
     for _ in PORTS {
         let offset = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, (PORTS.start + offset) as u16));
-        if TcpListener::bind(address).is_ok() {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("an option");
+        if socket.bind(address).is_ok() {
             return address;
         }
     }

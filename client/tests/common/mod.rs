@@ -1,12 +1,12 @@
 //! A cluster of `logctl dev` that a test has for itself, and what a command left behind.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::TcpSocket;
 
 /// How long a test waits for anything before it says what it waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -127,9 +127,17 @@ fn free_base_port() -> u16 {
         let base = BASES.start + offset;
         let nodes = 0..NODES;
         let mut ports = nodes.flat_map(|n| [base + n, base + 552 + 10 * n, base + 553 + 10 * n]);
-        if ports.all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        if ports.all(is_free) {
             return base;
         }
     }
     panic!("no ports of {BASES:?} are free");
+}
+
+/// The socket that asks does not listen: the child of another thread holds a copy until it becomes its program,
+/// and would keep the port from the broker.
+fn is_free(port: u16) -> bool {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("an option");
+    socket.bind(([127, 0, 0, 1], port).into()).is_ok()
 }
