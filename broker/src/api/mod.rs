@@ -74,7 +74,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 /// What is done with requests.
 pub trait Handler: Send + Sync + 'static {
     /// Takes a request over. Awaited before the next request of the connection is handed over, so what it
-    /// queues is in order; what it returns is polled beside later requests.
+    /// queues is in order; what it returns is polled beside later requests of those kinds that overlap.
     fn take(&self, context: Context, request: Request) -> impl Future<Output = Answering> + Send;
 }
 

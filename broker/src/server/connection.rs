@@ -6,6 +6,7 @@
 
 use super::deadlines::{Deadlines, Late, Patience, Situation};
 use super::limits::{FREE_BYTES, Held, Limits};
+use super::turns::Turns;
 use crate::api::{Answer, Context, Handler};
 use crate::metrics;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -287,6 +288,7 @@ where
         let (mut reader, mut writer) = tokio::io::split(socket);
         let (mut inbox, mut outbox) = (Inbox::new(), Outbox::default());
         let mut in_flight: FuturesOrdered<InFlight> = FuturesOrdered::new();
+        let mut turns = Turns::default();
         let mut deadlines = Deadlines::new(bounds.patience, Instant::now());
         let mut held_back: Option<Instant> = None;
         loop {
@@ -302,15 +304,20 @@ where
             let takes = !draining
                 && in_flight.len() < bounds.in_flight_max
                 && outbox.bytes <= UNWRITTEN_BYTES_MAX;
+            if takes && let Some((frame, held)) = turns.begin(in_flight.is_empty()) {
+                match take(&*handler, peer, &listener, frame, held).await {
+                    Ok(answer) => in_flight.push_back(answer),
+                    Err(ended) => return ended,
+                }
+                continue;
+            }
+            let takes = takes && !turns.is_taken();
             if takes {
                 match inbox.next(bounds.frame_bytes_max) {
                     Ok(Some((frame, held))) => {
                         deadlines.request(Instant::now(), inbox.buffer.len());
                         metrics::bytes_received(SIZE_BYTES + frame.len());
-                        match take(&*handler, peer, &listener, frame, held).await {
-                            Ok(answer) => in_flight.push_back(answer),
-                            Err(ended) => return ended,
-                        }
+                        turns.put(frame, held);
                         continue;
                     }
                     Ok(None) => {}

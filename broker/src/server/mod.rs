@@ -10,6 +10,7 @@ mod limits;
 mod listener;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use connection::ConnectionLimits;
 pub use deadlines::Patience;

@@ -6,7 +6,9 @@ use super::limits::{FREE_BYTES, Limits};
 use crate::api::{Answer, Answering, Context, Handler};
 use logd_proto::api::{Request, encode_request};
 use logd_proto::message;
-use logd_proto::messages::{HeartbeatRequest, HeartbeatResponse};
+use logd_proto::messages::{
+    DeleteTopicsRequest, DeleteTopicsResponse, HeartbeatRequest, HeartbeatResponse,
+};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 /// What may lie between a client and its connection.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Holds each answer until the test releases it by the request's generation id.
+/// Holds each answer until the test releases it by the number in the request.
 #[derive(Default)]
 struct Held {
     taken: Mutex<Vec<i32>>,
@@ -55,12 +57,14 @@ impl Held {
 
 impl Handler for Held {
     async fn take(&self, _context: Context, request: Request) -> Answering {
-        let Request::Heartbeat(heartbeat) = request else {
-            panic!("the tests send heartbeats")
+        let id = match request {
+            Request::Heartbeat(heartbeat) => heartbeat.generation_id,
+            Request::DeleteTopics(deletion) => deletion.timeout_ms,
+            other => panic!("the tests send heartbeats and deletions, not {other:?}"),
         };
         let (tx, rx) = oneshot::channel();
-        self.taken.lock().push(heartbeat.generation_id);
-        self.releases.lock().insert(heartbeat.generation_id, tx);
+        self.taken.lock().push(id);
+        self.releases.lock().insert(id, tx);
         Box::pin(async move { rx.await.unwrap_or(Answer::Close) })
     }
 }
@@ -118,11 +122,19 @@ impl Client {
             generation_id: id,
             member_id: "m".into()
         });
-        let frame = encode_request(&request, 0, id, None)
-            .expect("it encodes")
-            .to_bytes();
+        let frame = encode_request(&request, 0, id, None).expect("it encodes");
+        self.write(&frame.to_bytes()).await;
+    }
+
+    async fn send_deletion(&mut self, id: i32) {
+        let request = message!(DeleteTopicsRequest { timeout_ms: id });
+        let frame = encode_request(&request, 1, id, None).expect("it encodes");
+        self.write(&frame.to_bytes()).await;
+    }
+
+    async fn write(&mut self, frame: &[u8]) {
         self.pipe
-            .write_all(&frame)
+            .write_all(frame)
             .await
             .expect("the connection lives");
     }
@@ -157,6 +169,29 @@ async fn trap_20_answers_leave_in_the_order_of_the_requests() {
         client.handler.release(id);
     }
     for id in 1..=3 {
+        assert_eq!(client.answered().await, id);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_topics_is_worked_on_by_itself() {
+    let mut client = connect(bounds());
+    client.send(1).await;
+    client.send_deletion(2).await;
+    client.send(3).await;
+    let deleted = || Answer::Respond(message!(DeleteTopicsResponse {}).into());
+    for (taken, id) in [(1, 1), (2, 2), (3, 3)] {
+        client.handler.has_taken(taken).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            client.handler.taken.lock().len(),
+            taken,
+            "before {id} ended"
+        );
+        match id {
+            2 => client.handler.release_with(id, deleted()),
+            _ => client.handler.release(id),
+        }
         assert_eq!(client.answered().await, id);
     }
 }
