@@ -41,7 +41,7 @@ impl Claims {
             let looked = tokio::select! {
                 () = self.poke.notified() => false,
                 gone = standings.changed() => if gone.is_err() { return } else { true },
-                () = tokio::time::sleep(LOOK_EVERY) => true,
+                () = tokio::time::sleep(registry.pause(LOOK_EVERY)) => true,
             };
             let now = standings.borrow_and_update().clone();
             let due = std::mem::take(&mut *self.due.lock());

@@ -72,7 +72,11 @@ impl Moves {
         loop {
             let state = view.borrow_and_update().clone();
             let busy = self.round(&state, &mut failed).await;
-            let pause = if busy { LOOK_SOON } else { LOOK_EVERY };
+            let pause = if busy {
+                LOOK_SOON
+            } else {
+                self.registry.pause(LOOK_EVERY)
+            };
             if let Ok(Err(_)) = tokio::time::timeout(pause, view.changed()).await {
                 return;
             }

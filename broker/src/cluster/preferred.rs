@@ -32,7 +32,7 @@ pub async fn keep_preferred_leaders(cluster: Arc<Cluster>, registry: Arc<Registr
     // Peers that are there: which connection, and since when.
     let mut there: BTreeMap<ReplicaId, (u64, Instant)> = BTreeMap::new();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(registry.pause(LOOK_EVERY)).await;
         let view = cluster.watch();
         if view.has_changed().is_err() {
             return;

@@ -137,7 +137,7 @@ impl Reconciler {
             let gone = tokio::select! {
                 changed = view.changed() => changed.is_err(),
                 Ok(()) = settings.changed() => false,
-                () = tokio::time::sleep(LOOK_AGAIN) => false,
+                () = tokio::time::sleep(self.registry.pause(LOOK_AGAIN)) => false,
             };
             if gone {
                 return;

@@ -40,6 +40,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// With nothing to do it is looked this often whether a group has lost its leader unnoticed.
 const LOOK_ROUND: Duration = Duration::from_secs(2);
 
+/// However many partitions there are: nobody writes to a group without a leader.
+const LOOK_ROUND_MAX: Duration = Duration::from_secs(4);
+
 /// A group that nobody has founded is left to its founder for this long.
 const FOUNDER_FIRST: Duration = Duration::from_secs(3);
 
@@ -206,9 +209,10 @@ impl Takeover {
             let now = standings.borrow_and_update().clone();
             self.note_restarts(&now, &mut starts);
             let orphans = self.orphans(&now);
-            since.retain(|key, _| orphans.iter().any(|o| o.key() == *key));
-            for orphan in &orphans {
-                since.entry(orphan.key()).or_insert_with(Instant::now);
+            let known = std::mem::take(&mut since);
+            for key in orphans.iter().map(Orphan::key) {
+                let from = known.get(&key).copied();
+                since.insert(key, from.unwrap_or_else(Instant::now));
             }
             let any = !orphans.is_empty();
             if any && self.neighbours.vetted() {
@@ -216,7 +220,11 @@ impl Takeover {
                     self.settle(part, &now, &since, &room).await;
                 }
             }
-            let again = if any { LOOK_AGAIN } else { LOOK_ROUND };
+            let again = if any {
+                LOOK_AGAIN
+            } else {
+                self.registry.pause(LOOK_ROUND).min(LOOK_ROUND_MAX)
+            };
             if let Ok(Err(_)) = tokio::time::timeout(again, standings.changed()).await {
                 return;
             }
