@@ -64,9 +64,9 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT", global = true)]
     pub advertise: Option<String>,
     /// Broker-to-broker addresses of the cluster's first brokers, this one's among them, separated by
-    /// commas; the same on each (node.seeds).
+    /// commas or given one by one; the same on each (node.seeds).
     #[arg(long, value_name = "HOST:PORT,...", global = true)]
-    pub seed: Option<String>,
+    pub seed: Vec<String>,
     /// Listen beyond loopback although nobody who connects is asked who they are (node.insecure).
     #[arg(long, global = true)]
     pub insecure: bool,
@@ -75,6 +75,7 @@ pub struct Flags {
 impl Flags {
     fn overrides(&self) -> Overrides {
         let insecure = self.insecure.then(|| "true".to_owned());
+        let seeds = (!self.seed.is_empty()).then(|| self.seed.join(","));
         let given = [
             ("node.data_dir", "--data-dir", &self.data_dir),
             ("kafka.addr", "--kafka-addr", &self.kafka_addr),
@@ -82,7 +83,7 @@ impl Flags {
             ("rpc.addr", "--rpc-addr", &self.rpc_addr),
             ("rpc.advertise", "--rpc-advertise", &self.rpc_advertise),
             ("kafka.advertise", "--advertise", &self.advertise),
-            ("node.seeds", "--seed", &self.seed),
+            ("node.seeds", "--seed", &seeds),
             ("node.insecure", "--insecure", &insecure),
         ];
         given
@@ -166,6 +167,16 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seeds_come_one_by_one_or_separated_by_commas() {
+        let one_by_one = ["logd", "--seed", "a:1", "--seed", "b:1", "--seed", "c:1"];
+        for line in [&one_by_one[..], &["logd", "--seed", "a:1,b:1,c:1"]] {
+            let given = Cli::parse_from(line).settings.overrides();
+            let loaded = load(None, std::iter::empty(), given).unwrap();
+            assert_eq!(loaded.raw.node.seeds, ["a:1", "b:1", "c:1"], "{line:?}");
+        }
     }
 
     #[test]
