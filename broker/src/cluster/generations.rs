@@ -196,9 +196,9 @@ fn prepare(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::raft::test_entries::records;
     use logd_storage::vfs::RealFs;
-    use logd_storage::{DiskOptions, Entry, EntryId, Kind};
+    use logd_storage::{DiskOptions, EntryId};
     use std::sync::Arc;
 
     const KEY: LogKey = LogKey {
@@ -254,18 +254,9 @@ mod tests {
 
     async fn with_entries(disk: &Disk) {
         let log = disk.open_log(KEY, LogOptions::default()).unwrap();
-        let entries = (0..=9).map(|index| Entry {
-            id: EntryId { term: 3, index },
-            kind: Kind::Data,
-            base_offset: index as i64,
-            records: 1,
-            max_timestamp: -1,
-            head: Bytes::new(),
-            body: Bytes::from_static(b"record"),
-        });
         let (tell, told) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result: io::Result<()>| tell.send(result).unwrap());
-        log.append(entries.collect(), done).unwrap();
+        log.append(records(3, 0..10), done).unwrap();
         told.await.unwrap().unwrap();
     }
 

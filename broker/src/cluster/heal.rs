@@ -143,8 +143,9 @@ pub fn forget(data_dir: &Path, key: LogKey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::test_entries::records;
+    use logd_storage::DiskOptions;
     use logd_storage::vfs::RealFs;
-    use logd_storage::{DiskOptions, Entry, EntryId, Kind};
     use std::sync::Arc;
 
     const KEY: LogKey = LogKey {
@@ -158,18 +159,9 @@ mod tests {
 
     fn with_entries(disk: &Disk, last: u64) -> Log {
         let log = disk.open_log(KEY, LogOptions::default()).unwrap();
-        let entries = (0..=last).map(|index| Entry {
-            id: EntryId { term: 1, index },
-            kind: Kind::Data,
-            base_offset: index as i64,
-            records: 1,
-            max_timestamp: -1,
-            head: Bytes::new(),
-            body: Bytes::from_static(b"record"),
-        });
         let (tell, told) = std::sync::mpsc::channel();
         let done = Box::new(move |result: io::Result<()>| tell.send(result).unwrap());
-        log.append(entries.collect(), done).unwrap();
+        log.append(records(1, 0..last + 1), done).unwrap();
         told.recv().unwrap().unwrap();
         save_vote(&log, Bytes::from_static(b"vote")).unwrap();
         log

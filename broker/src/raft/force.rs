@@ -68,6 +68,7 @@ pub async fn force_alone(log: &Log, me: ReplicaId, least: u64) -> Result<u64, Fo
 #[cfg(test)]
 mod tests {
     use super::super::codec::decode_membership;
+    use super::super::test_entries::records;
     use super::*;
     use logd_storage::vfs::{Fault, SimFs};
     use logd_storage::{Disk, DiskOptions, LogKey, LogOptions, Pump};
@@ -109,17 +110,8 @@ mod tests {
     }
 
     async fn write_ten(disk: &Disk, log: &Log) {
-        let entries = (0..10).map(|index| Entry {
-            id: EntryId { term: 3, index },
-            kind: Kind::Data,
-            base_offset: index as i64,
-            records: 1,
-            max_timestamp: -1,
-            head: Bytes::new(),
-            body: Bytes::from_static(b"record"),
-        });
         let written = durable(|done| {
-            log.append(entries.collect(), done)
+            log.append(records(3, 0..10), done)
                 .map_err(io::Error::other)
         });
         pumped(disk, written).await.unwrap();

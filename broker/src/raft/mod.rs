@@ -27,6 +27,8 @@ mod wire;
 mod snapshot_tests;
 #[cfg(test)]
 mod suite_tests;
+#[cfg(test)]
+pub(crate) mod test_entries;
 
 pub use codec::CodecError;
 pub use exchange::{Exchange, Room};
