@@ -23,6 +23,8 @@ pub fn append(error: &AppendError) -> ErrorCode {
         AppendError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
         AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
         AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+        // Of the codes by which clients send a batch again, the one that says that it is not in the log.
+        AppendError::Behind { .. } => ErrorCode::NotEnoughReplicas,
         // Retriable, and what Kafka's own log layer answers when a disk refuses a write.
         AppendError::DiskFull | AppendError::Stopped(_) => ErrorCode::KafkaStorageError,
         AppendError::Overloaded | AppendError::Unknown => ErrorCode::RequestTimedOut,

@@ -123,6 +123,7 @@ fn append_error(error: partition::AppendError) -> AppendError {
         | partition::AppendError::Stopped(_)
         // Our batches carry no sequence.
         | partition::AppendError::OutOfOrderSequence { .. }
+        | partition::AppendError::Behind { .. }
         | partition::AppendError::InvalidProducerEpoch { .. } => AppendError::Unknown,
     }
 }

@@ -75,6 +75,10 @@ pub enum AppendError {
         found: i16,
         current: i16,
     },
+    #[error(
+        "producer {producer_id}: the batch of sequence {missing}, which comes before this one, was sent back; send both again"
+    )]
+    Behind { producer_id: i64, missing: i32 },
     #[error("the disk has no room for more data: free space or shorten retention")]
     DiskFull,
     #[error("the disk does not keep up; try again")]
@@ -83,6 +87,23 @@ pub enum AppendError {
     Unknown,
     #[error("the partition has stopped: {0}")]
     Stopped(String),
+}
+
+impl AppendError {
+    /// The same batch may be taken when it is sent again.
+    fn sends_back(&self) -> bool {
+        match self {
+            AppendError::NotLeader { .. }
+            | AppendError::Behind { .. }
+            | AppendError::DiskFull
+            | AppendError::Overloaded
+            | AppendError::Unknown
+            | AppendError::Stopped(_) => true,
+            AppendError::OutOfOrderSequence { .. } | AppendError::InvalidProducerEpoch { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// How long an append waits for a leader that is just taking over, before its client is sent to look for one.
@@ -117,6 +138,7 @@ enum State {
     Ready(Option<Result<Appended, AppendError>>),
     Flying {
         partition: Arc<Partition>,
+        sequence: Option<Sequence>,
         pending: Pending,
     },
     Waiting(Waiting),
@@ -150,15 +172,19 @@ impl Future for Appending {
             State::Waiting(waiting) => Pin::new(&mut waiting.0)
                 .poll(cx)
                 .map(|ended| ended.unwrap_or(Err(AppendError::Unknown))),
-            State::Flying { partition, pending } => {
-                Pin::new(pending).poll(cx).map(|outcome| match outcome {
-                    Ok(outcome) => Ok(partition.appended(outcome.base_offset, None)),
-                    Err(error) => {
-                        partition.lines.wake();
-                        Err(partition.append_failed(error))
-                    }
-                })
-            }
+            State::Flying {
+                partition,
+                sequence,
+                pending,
+            } => Pin::new(pending).poll(cx).map(|outcome| match outcome {
+                Ok(outcome) => Ok(partition.appended(outcome.base_offset, None)),
+                Err(error) => {
+                    let error = partition.append_failed(error);
+                    partition.note_refusal(*sequence, &error);
+                    partition.lines.wake();
+                    Err(error)
+                }
+            }),
         }
     }
 }
@@ -169,11 +195,29 @@ impl Partition {
     /// # Errors
     /// What can be said before anything is proposed: leadership, room, and the producer's sequence.
     pub async fn append(self: &Arc<Self>, batch: ValidBatch) -> Result<Appending, AppendError> {
+        let sequence = batch.sequence();
+        let queued = self.queue_if_there_is_room(batch).await;
+        if let Err(error) = &queued {
+            self.note_refusal(sequence, error);
+        }
+        queued
+    }
+
+    async fn queue_if_there_is_room(
+        self: &Arc<Self>,
+        batch: ValidBatch,
+    ) -> Result<Appending, AppendError> {
         if !self.disk.space().accepting {
             return Err(AppendError::DiskFull);
         }
         self.relieved().await?;
         self.queue_batch(batch).await
+    }
+
+    pub(super) fn note_refusal(&self, sequence: Option<Sequence>, error: &AppendError) {
+        if let Some(sequence) = sequence.filter(|_| error.sends_back()) {
+            self.sent_back.note(&sequence, Instant::now());
+        }
     }
 
     /// As [`Partition::append`], also on a disk that takes no more client data: group offsets and
@@ -212,7 +256,7 @@ impl Partition {
         self.keep_lease(&mut queue, leadership).await?;
         let Some(sequence) = batch.sequence() else {
             let pending = self.propose(batch).await?;
-            return Ok(self.flying(pending));
+            return Ok(self.flying(pending, None));
         };
         let verdict = if self.lines.has(sequence.producer_id) {
             Verdict::Wait
@@ -222,6 +266,8 @@ impl Partition {
         match verdict {
             Verdict::Append => self.take_off(&mut queue, batch, sequence).await,
             Verdict::Wait => {
+                // Its client may give it up while it waits, and what stands behind it is judged then.
+                self.sent_back.note(&sequence, Instant::now());
                 let place = self.lines.join(sequence.producer_id);
                 let waiting = tokio::spawn(self.clone().after_flights(batch, sequence, place));
                 Ok(Appending(State::Waiting(Waiting(waiting))))
@@ -291,11 +337,12 @@ impl Partition {
         leadership: Leadership,
         sequence: &Sequence,
     ) -> Verdict {
-        self.group.with_owner(|replica| {
+        let verdict = self.group.with_owner(|replica| {
             queue
                 .flights
                 .judge(leadership.epoch as u64, replica.producers(), sequence)
-        })
+        });
+        self.sent_back.weigh(verdict, sequence, Instant::now())
     }
 
     /// Proposes, and only then counts the batch among the flights: whoever gives up before leaves no
@@ -308,7 +355,8 @@ impl Partition {
     ) -> Result<Appending, AppendError> {
         let pending = self.propose(batch).await?;
         queue.flights.took_off(sequence, pending.refusal());
-        Ok(self.flying(pending))
+        self.sent_back.taken(&sequence);
+        Ok(self.flying(pending, Some(sequence)))
     }
 
     async fn propose(&self, batch: ValidBatch) -> Result<Pending, AppendError> {
@@ -318,9 +366,10 @@ impl Partition {
         proposed.map_err(|e| self.append_failed(e))
     }
 
-    fn flying(self: &Arc<Self>, pending: Pending) -> Appending {
+    fn flying(self: &Arc<Self>, pending: Pending, sequence: Option<Sequence>) -> Appending {
         Appending(State::Flying {
             partition: self.clone(),
+            sequence,
             pending,
         })
     }
@@ -371,6 +420,7 @@ impl Partition {
     fn settle(&self, verdict: Verdict, sequence: &Sequence) -> Result<Appending, AppendError> {
         match verdict {
             Verdict::Duplicate(mark) => {
+                self.sent_back.taken(sequence);
                 let there = self.appended(mark.base_offset, Some(mark.timestamp));
                 Ok(Appending(State::Ready(Some(Ok(there)))))
             }
@@ -379,13 +429,17 @@ impl Partition {
                 found: sequence.first,
                 expected,
             }),
+            Verdict::Behind { missing } => Err(AppendError::Behind {
+                producer_id: sequence.producer_id,
+                missing,
+            }),
             Verdict::Fenced { current } => Err(AppendError::InvalidProducerEpoch {
                 producer_id: sequence.producer_id,
                 found: sequence.epoch,
                 current,
             }),
-            // Both are for whoever holds the queue.
-            Verdict::Append | Verdict::Wait => Err(AppendError::Unknown),
+            // For whoever holds the queue, or weighed already.
+            Verdict::Append | Verdict::Midway | Verdict::Wait => Err(AppendError::Unknown),
         }
     }
 

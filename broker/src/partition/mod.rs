@@ -15,6 +15,7 @@ mod registry;
 mod replica;
 mod retention;
 mod scrub;
+mod sent_back;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ use logd_proto::record_batch::{HEADER_BYTES, patched_header};
 use logd_storage::{Disk, Log, LogKey};
 use parking_lot::RwLock;
 use replica::{Progress, Replica};
+use sent_back::SentBack;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,6 +146,7 @@ pub struct Partition {
     progress: Arc<Progress>,
     queue: Mutex<Queue>,
     lines: Arc<Lines>,
+    sent_back: SentBack,
     traffic: Arc<TopicTraffic>,
 }
 
@@ -209,6 +212,7 @@ impl Partition {
             progress,
             queue: Mutex::new(Queue::default()),
             lines,
+            sent_back: SentBack::default(),
         }))
     }
 

@@ -63,6 +63,13 @@ struct Producer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Append,
+    /// Nothing is known of its producer, and it is not that one's first batch: it was forgotten, unless what
+    /// came before is still to come.
+    Midway,
+    /// The batch before it was sent back by us: both are to come again.
+    Behind {
+        missing: i32,
+    },
     /// It is in the log already.
     Duplicate(Mark),
     /// Only once the flights before it have landed can this be said.
@@ -170,7 +177,11 @@ impl Producers {
 
     fn judge(&self, s: &Sequence) -> Verdict {
         let Some(p) = self.by_id.get(&s.producer_id) else {
-            return Verdict::Append;
+            return if s.first == 0 {
+                Verdict::Append
+            } else {
+                Verdict::Midway
+            };
         };
         if s.epoch < p.epoch {
             return Verdict::Fenced { current: p.epoch };
@@ -374,10 +385,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_producer_may_begin_anywhere() {
+    fn an_unknown_producer_may_begin_midway() {
         assert_eq!(
             Flights::default().judge(1, &Producers::default(), &seq(3, 77, 1)),
-            Verdict::Append
+            Verdict::Midway
         );
     }
 

@@ -139,10 +139,7 @@ async fn a_duplicate_of_what_is_in_the_air_is_answered_with_where_that_lands() {
 async fn a_gap_is_refused_only_once_nothing_flies_before_it() {
     let (_dir, partition) = open().await;
     let first = partition.append(numbered(9, 0)).await.unwrap();
-    let gap = match partition.append(numbered(9, 7)).await {
-        Ok(gap) => landed(gap).await,
-        Err(refused) => Err(refused),
-    };
+    let gap = fate(&partition, numbered(9, 7)).await;
     let expected = AppendError::OutOfOrderSequence {
         producer_id: 9,
         found: 7,
@@ -150,6 +147,70 @@ async fn a_gap_is_refused_only_once_nothing_flies_before_it() {
     };
     assert_eq!(gap.unwrap_err(), expected);
     assert_eq!(landed(first).await.unwrap().base_offset, 0);
+}
+
+/// What comes of a batch, be it refused at once or later.
+async fn fate(partition: &Arc<Partition>, batch: ValidBatch) -> Result<Appended, AppendError> {
+    match partition.append(batch).await {
+        Ok(appending) => landed(appending).await,
+        Err(refused) => Err(refused),
+    }
+}
+
+// Its client has sent both before it hears of either.
+#[tokio::test]
+async fn what_comes_behind_a_batch_that_was_refused_is_sent_back_and_not_called_a_gap() {
+    let (_dir, partition) = open().await;
+    fate(&partition, numbered(9, 0)).await.unwrap();
+    let refused = AppendError::NotLeader {
+        leader: None,
+        epoch: 1,
+    };
+    partition.note_refusal(Some(Sequence::new(9, 0, 1, 1)), &refused);
+    for behind in [2, 3] {
+        let expected = AppendError::Behind {
+            producer_id: 9,
+            missing: 1,
+        };
+        assert_eq!(fate(&partition, numbered(9, behind)).await, Err(expected));
+    }
+    for again in 1..4 {
+        let there = fate(&partition, numbered(9, again)).await.unwrap();
+        assert_eq!(there.base_offset, i64::from(again));
+    }
+    let gap = fate(&partition, numbered(9, 7)).await;
+    assert!(matches!(
+        gap,
+        Err(AppendError::OutOfOrderSequence { expected: 4, .. })
+    ));
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_batch_that_was_given_up_is_sent_back_and_not_called_a_gap() {
+    let (_dir, partition) = open().await;
+    fate(&partition, numbered(9, 0)).await.unwrap();
+    let (ghost, refusal) = (Sequence::new(9, 0, 1, 1), Refusal::default());
+    let mut queue = partition.queue.lock().await;
+    partition.judge(&mut queue, partition.leadership(), &ghost);
+    queue.flights.took_off(ghost, refusal.clone());
+    drop(queue);
+    let mut given_up = partition.append(numbered(9, 1)).await.unwrap();
+    let mut behind = partition.append(numbered(9, 2)).await.unwrap();
+    for waiting in [&mut given_up, &mut behind] {
+        assert!(!glance(waiting).await, "what flies may land, or not");
+    }
+    drop(given_up);
+    refusal.set();
+    partition.lines.wake();
+    let expected = AppendError::Behind {
+        producer_id: 9,
+        missing: 1,
+    };
+    assert_eq!(landed(behind).await, Err(expected));
+    for again in [1, 2] {
+        let there = fate(&partition, numbered(9, again)).await.unwrap();
+        assert_eq!(there.base_offset, i64::from(again));
+    }
 }
 
 // A client that is told of a gap where it left none gives up for good.
