@@ -23,7 +23,7 @@ import history
 import replicas
 from harness.report import until
 from network import Loopback, Namespaces
-from processes import Cluster
+from processes import Broker, Cluster
 from workload import OFFSETS_TOPIC, QUIET, TOPIC, Workload
 
 CATCH_UP_WITHIN = 40
@@ -139,6 +139,10 @@ class Day:
             until(CATCH_UP_WITHIN, "replicas catch up", caught_up, pause=0.5)
         except (AssertionError, OSError):
             self.note(f"not every replica has caught up within {CATCH_UP_WITHIN} s")  # the comparison says which
+        # The workload's producers leave no gap: who is told of one numbers anew, and what is in a log already may be sent again.
+        for broker in filter(Broker.alive, self.brokers):
+            if times := broker.errors_answered("OUT_OF_ORDER_SEQUENCE_NUMBER"):
+                self.anomalies.append(("gap-invented", f"{broker.name} called a sequence out of order {times} times"))
         self.anomalies += [("broker-ended", end) for end in self.cluster.unexpected_ends()]
         for name, status in self.cluster.stop().items():
             if status != 0:

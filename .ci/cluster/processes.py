@@ -107,6 +107,13 @@ class Broker:
         except OSError:
             return None
 
+    def errors_answered(self, code):
+        """How often clients were told of a Kafka error since this process began."""
+        with urllib.request.urlopen(f"http://{self.address('admin')}/metrics", timeout=5) as answer:
+            series = f'logd_kafka_errors_total{{code="{code}"}} '
+            counts = [line.removeprefix(series) for line in answer.read().decode().splitlines() if line.startswith(series)]
+        return int(float(counts[0])) if counts else 0
+
     def log_tail(self, lines=40):
         text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
