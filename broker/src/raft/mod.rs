@@ -41,7 +41,7 @@ pub use members::Members;
 #[cfg(feature = "mutants")]
 pub use mutants::restore_leaders;
 pub use network::{Alone, CallError, Transport};
-pub use runtime::{off_the_loop, seed_randomness};
+pub use runtime::{off_the_loop, off_the_loop_in_steps, seed_randomness};
 pub use state_machine::{Apply, Committed};
 pub use throttle::Throttle;
 pub use types::{ControlKind, EntryKind, Outcome, Proposal, ReplicaId, Stamp, unstamped};

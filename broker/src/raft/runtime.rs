@@ -39,6 +39,32 @@ pub async fn off_the_loop<T: Send + 'static>(
         .map_err(std::io::Error::other)
 }
 
+/// Runs work that blocks, and waits in between, on a thread that may block. Whoever drops this stops the work
+/// at its next wait. In a simulation it is a task like any other, whose waits are simulated time.
+///
+/// # Errors
+/// If the work panicked, or the runtime is being shut down.
+pub async fn off_the_loop_in_steps<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> std::io::Result<T> {
+    if SEED.get().is_some() {
+        return Ok(work.await);
+    }
+    let (wanted, unwanted) = tokio::sync::oneshot::channel::<()>();
+    let runtime = tokio::runtime::Handle::current();
+    let stoppable = async {
+        tokio::select! {
+            biased;
+            _ = unwanted => None,
+            done = work => Some(done),
+        }
+    };
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(stoppable)).await;
+    drop(wanted);
+    let done = done.map_err(std::io::Error::other)?;
+    done.ok_or_else(|| std::io::Error::other("nobody wants it any more"))
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
@@ -121,6 +147,24 @@ mod tests {
 
     fn draws() -> Vec<u64> {
         (0..4).map(|_| Runtime::thread_rng().next_u64()).collect()
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_stops_at_its_next_wait() {
+        let (alive, gone) = tokio::sync::oneshot::channel::<()>();
+        let (tell, began) = tokio::sync::oneshot::channel();
+        let work = off_the_loop_in_steps(async move {
+            let _alive = alive;
+            tell.send(std::thread::current().id()).unwrap();
+            std::future::pending::<()>().await;
+        });
+        let waiting = tokio::spawn(work);
+        let thread = began.await.unwrap();
+        assert_ne!(thread, std::thread::current().id(), "it may block there");
+        waiting.abort();
+        assert!(gone.await.is_err(), "what it held is dropped");
+        let whole = off_the_loop_in_steps(async { 7 }).await;
+        assert_eq!(whole.unwrap(), 7);
     }
 
     #[test]

@@ -17,16 +17,18 @@ mod tests;
 use super::replica::Clock;
 use super::{Partition, Registry};
 use crate::metrics;
-use crate::raft::off_the_loop;
+use crate::raft::off_the_loop_in_steps;
+use futures_util::future::BoxFuture;
 use keys::KeyHasher;
 use logd_proto::Uuid;
 use plan::Dirt;
 use run::{Done, RunError, Task};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// A log that could not be compacted is tried again after this long: its damage may be mended by then.
@@ -52,23 +54,14 @@ pub struct Settings {
     pub hash_seeds: [u64; 2],
 }
 
-/// Set when whoever wanted the work is gone.
-struct Stop(Arc<AtomicBool>);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 /// Compacts what is due, round after round, until it is dropped. A run that is under way when the settings change ends
 /// with what it has done, and the next goes on with the others.
 pub async fn keep(registry: Arc<Registry>, mut settings: watch::Receiver<Settings>, clock: Clock) {
-    let mut aside: HashMap<Key, tokio::time::Instant> = HashMap::new();
-    let mut waiting: HashMap<Key, tokio::time::Instant> = HashMap::new();
+    let mut aside: HashMap<Key, Instant> = HashMap::new();
+    let mut waiting: HashMap<Key, Instant> = HashMap::new();
     loop {
         wait_for_round(&mut settings).await;
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         aside.retain(|_, until| *until > now);
         for (partition, dirt) in due(&registry, &mut waiting, clock()) {
             let key = key_of(&partition);
@@ -88,7 +81,7 @@ pub async fn keep(registry: Arc<Registry>, mut settings: watch::Receiver<Setting
 }
 
 async fn wait_for_round(settings: &mut watch::Receiver<Settings>) {
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     loop {
         let due = begun + settings.borrow_and_update().every;
         tokio::select! {
@@ -121,7 +114,7 @@ enum WaitFor {
 /// follower.
 fn due(
     registry: &Registry,
-    waiting: &mut HashMap<Key, tokio::time::Instant>,
+    waiting: &mut HashMap<Key, Instant>,
     now_ms: i64,
 ) -> Vec<(Arc<Partition>, Dirt)> {
     let all = registry.all();
@@ -139,7 +132,7 @@ fn due(
             waiting.remove(&key);
             return of_all.map(|dirt| (partition, dirt));
         }
-        let since = waiting.entry(key).or_insert_with(tokio::time::Instant::now);
+        let since = waiting.entry(key).or_insert_with(Instant::now);
         let late = since.elapsed() > WAIT_MAX;
         let dirt = if late { Some(own) } else { of_all };
         dirt.map(|dirt| (partition, dirt))
@@ -160,19 +153,13 @@ async fn compact(
     now_ms: i64,
 ) -> Result<Done, RunError> {
     partition.move_snapshot(dirt.to).await?;
-    let stop = Stop(Arc::new(AtomicBool::new(false)));
-    let (stopped, registry, partition) = (stop.0.clone(), registry.clone(), partition.clone());
-    let settings = settings.clone();
-    let work = move || {
+    let (registry, partition, settings) = (registry.clone(), partition.clone(), settings.clone());
+    let work = async move {
         let begun_with = *settings.borrow();
-        let wanted = || {
-            let as_begun = *settings.borrow() == begun_with;
-            as_begun && !stopped.load(Ordering::Acquire) && holds(&registry, &partition)
-        };
-        partition.compact(dirt, begun_with, now_ms, &wanted)
+        let wanted = || *settings.borrow() == begun_with && holds(&registry, &partition);
+        partition.compact(dirt, begun_with, now_ms, &wanted).await
     };
-    let outcome = off_the_loop(work).await;
-    drop(stop);
+    let outcome = off_the_loop_in_steps(work).await;
     // Whoever panicked has said so.
     outcome.unwrap_or(Err(RunError::Stopped))
 }
@@ -231,17 +218,18 @@ impl Partition {
         })
     }
 
-    /// Compacts the log once, for as long as it is `wanted`. Blocks.
-    fn compact(
+    /// Compacts the log once, for as long as it is `wanted`. Blocks on the disk, and waits in between.
+    async fn compact(
         &self,
         dirt: Dirt,
         settings: Settings,
         now_ms: i64,
-        wanted: &(dyn Fn() -> bool + Sync),
+        wanted: Wanted<'_>,
     ) -> Result<Done, RunError> {
         let config = self.config();
         let begun = Instant::now();
         let pace = Pace::new(settings.bytes_per_second);
+        let pace = |bytes| -> BoxFuture<'_, bool> { Box::pin(pace.take(bytes, wanted)) };
         let task = Task {
             log: &self.log,
             from: dirt.from,
@@ -252,10 +240,10 @@ impl Partition {
             now_ms,
             horizon_ms: now_ms.saturating_add(config.delete_retention_ms()),
             remembered: &|| self.group.with_owner(|r| r.producers().remembered()),
-            pace: &|bytes| pace.take(bytes, wanted),
+            pace: &pace,
         };
         let mut done = Done::default();
-        let outcome = task.run(&mut done);
+        let outcome = task.run(&mut done).await;
         metrics::compacted(metrics::Compacted {
             bytes_read: done.bytes_read,
             bytes_written: done.bytes_written,
@@ -276,14 +264,17 @@ impl Partition {
     }
 }
 
+/// Whether the work is still wanted.
+type Wanted<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
 /// The longest sleep between two looks at whether the work is still wanted.
 const NAP: Duration = Duration::from_millis(200);
 
-/// A rate for work on a thread that may sleep.
+/// A rate for work that may sleep.
 struct Pace {
     bytes_per_second: u64,
     begun: Instant,
-    bytes: std::sync::atomic::AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Pace {
@@ -291,7 +282,7 @@ impl Pace {
         Self {
             bytes_per_second,
             begun: Instant::now(),
-            bytes: std::sync::atomic::AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 
@@ -304,7 +295,7 @@ impl Pace {
         }
     }
 
-    fn take(&self, bytes: u64, wanted: &dyn Fn() -> bool) -> bool {
+    async fn take(&self, bytes: u64, wanted: Wanted<'_>) -> bool {
         let due = self.due_at(bytes);
         loop {
             if !wanted() {
@@ -312,7 +303,7 @@ impl Pace {
             }
             match due.checked_sub(self.begun.elapsed()) {
                 None | Some(Duration::ZERO) => return true,
-                Some(left) => std::thread::sleep(left.min(NAP)),
+                Some(left) => tokio::time::sleep(left.min(NAP)).await,
             }
         }
     }

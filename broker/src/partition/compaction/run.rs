@@ -3,13 +3,14 @@
 //!
 //! Promise: every segment is replaced as a whole or not at all, oldest first, and marked when it is clean; a
 //! run that is stopped or fails leaves what it has done, and the next one goes on from there.
-//! Blocks on the disk and on the rate: runs on a thread of its own.
+//! Blocks on the disk, and waits for the rate and for what it wrote to be durable: runs on a thread of its own.
 //! Not here: when it is time (`plan`), what of a batch stays (`filter`), files (storage).
 
 use super::filter::{Judge, Left, is_open};
 use super::keys::{Full, KeyHasher, KeyMap};
 use super::plan;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use logd_proto::record_batch::{BatchHeader, Records, RecordsError, RetainError};
 use logd_storage::{BaseSegment, Kind, Log, ReadError, RewriteError, Row, SegmentInfo};
 use std::collections::HashSet;
@@ -49,9 +50,9 @@ pub struct Task<'a> {
     /// See [`Judge`].
     pub now_ms: i64,
     pub horizon_ms: i64,
-    pub remembered: &'a (dyn Fn() -> HashSet<i64> + Sync),
+    pub remembered: &'a (dyn Fn() -> HashSet<i64> + Send + Sync),
     /// Told of bytes before they are read or written: waits as long as the rate says. False: stop.
-    pub pace: &'a (dyn Fn(u64) -> bool + Sync),
+    pub pace: &'a (dyn Fn(u64) -> BoxFuture<'a, bool> + Send + Sync),
 }
 
 /// What a run did.
@@ -71,16 +72,16 @@ impl Task<'_> {
     ///
     /// # Errors
     /// What stopped it.
-    pub fn run(&self, done: &mut Done) -> Result<(), RunError> {
+    pub async fn run(&self, done: &mut Done) -> Result<(), RunError> {
         let mut from = self.from;
         while from < self.to {
             let segments = self.segments();
-            let (keys, mapped_to) = self.map(&segments, from, done)?;
+            let (keys, mapped_to) = self.map(&segments, from, done).await?;
             if mapped_to <= from {
                 return Err(RunError::NoRoom(from));
             }
             done.passes += 1;
-            self.rewrite_all(&segments, &keys, mapped_to, done)?;
+            self.rewrite_all(&segments, &keys, mapped_to, done).await?;
             from = mapped_to;
         }
         Ok(())
@@ -92,8 +93,8 @@ impl Task<'_> {
         segments
     }
 
-    fn pace(&self, bytes: u64) -> Result<(), RunError> {
-        if (self.pace)(bytes) {
+    async fn pace(&self, bytes: u64) -> Result<(), RunError> {
+        if (self.pace)(bytes).await {
             Ok(())
         } else {
             Err(RunError::Stopped)
@@ -101,7 +102,7 @@ impl Task<'_> {
     }
 
     /// Takes up keys from an offset on until they are all in or the map is full; says up to where.
-    fn map(
+    async fn map(
         &self,
         segments: &[BaseSegment],
         from: i64,
@@ -122,7 +123,7 @@ impl Task<'_> {
                 if row.end_offset() <= from || batch.is_empty() {
                     continue;
                 }
-                self.pace(batch.len() as u64)?;
+                self.pace(batch.len() as u64).await?;
                 done.bytes_read += batch.len() as u64;
                 let full = take_keys(&mut keys, &batch, from);
                 match full.map_err(|e| broken(&row, e.into()))? {
@@ -134,7 +135,7 @@ impl Task<'_> {
         Ok((keys, self.to))
     }
 
-    fn rewrite_all(
+    async fn rewrite_all(
         &self,
         segments: &[BaseSegment],
         keys: &KeyMap,
@@ -153,13 +154,13 @@ impl Task<'_> {
                 .iter()
                 .map(|s| (*s).clone())
                 .collect();
-            self.rewrite(&group, keys, mapped_to, done)?;
+            self.rewrite(&group, keys, mapped_to, done).await?;
         }
         Ok(())
     }
 
     /// Writes some segments anew as one.
-    fn rewrite(
+    async fn rewrite(
         &self,
         group: &[BaseSegment],
         keys: &KeyMap,
@@ -180,7 +181,7 @@ impl Task<'_> {
         for segment in group {
             for entry in segment.entries()? {
                 let (row, batch) = entry?;
-                self.pace(2 * batch.len() as u64)?;
+                self.pace(2 * batch.len() as u64).await?;
                 done.bytes_read += batch.len() as u64;
                 let left = left_of(&judge, &row, &batch)?;
                 // A row without bytes goes, too: a control entry's, or one that an older version left.
@@ -200,7 +201,7 @@ impl Task<'_> {
             return Ok(());
         }
         done.bytes_written += rewriter.bytes();
-        let (durable, waits) = std::sync::mpsc::sync_channel(1);
+        let (durable, waits) = tokio::sync::oneshot::channel();
         let tell = move |result| {
             // Whoever waited may have lost patience.
             let _ = durable.send(result);
@@ -208,8 +209,10 @@ impl Task<'_> {
         rewriter.swap(clean, Box::new(tell))?;
         done.removed += removed;
         done.segments += group.len() as u64;
-        let outcome = waits.recv_timeout(SWAP_PATIENCE).map_err(io::Error::other);
-        outcome.and_then(|result| result).map_err(RunError::Swap)
+        let patient = tokio::time::timeout(SWAP_PATIENCE, waits).await;
+        let told = patient.map_err(|_| io::ErrorKind::TimedOut.into());
+        let told = told.and_then(|told| told.map_err(io::Error::other));
+        told.and_then(|result| result).map_err(RunError::Swap)
     }
 }
 

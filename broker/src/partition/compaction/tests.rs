@@ -118,10 +118,12 @@ impl Written {
             now_ms: 0,
             horizon_ms: 1_000_000,
             remembered: &|| self.remembered(),
-            pace: &|_| true,
+            pace: &|_| Box::pin(std::future::ready(true)),
         };
         let mut done = Done::default();
-        task.run(&mut done).map(|()| done)
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        runtime.block_on(task.run(&mut done)).map(|()| done)
     }
 
     /// Reads all there is and compares. Returns how many records are left.
