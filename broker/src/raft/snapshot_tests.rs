@@ -4,10 +4,14 @@ use super::files::Travelling;
 use super::group::RoleCell;
 use super::log_store::LogStore;
 use super::state_machine::{Apply, Committed, Machine};
-use super::types::{Membership, Payload, Proposal, RaftEntry, StoredMembership, log_id, unstamped};
+use super::types::{
+    Membership, Payload, Proposal, RaftEntry, StoredMembership, TypeConfig, log_id, unstamped,
+};
 use bytes::Bytes;
-use logd_storage::vfs::RealFs;
-use logd_storage::{Disk, DiskOptions, EntryId, Log, LogKey, LogOptions};
+use futures_util::future::FutureExt as _;
+use logd_storage::vfs::{RealFs, SimFs};
+use logd_storage::{Disk, DiskOptions, EntryId, Log, LogKey, LogOptions, Pump};
+use openraft::alias::SnapshotMetaOf;
 use openraft::entry::RaftEntry as _;
 use openraft::impls::BasicNode;
 use openraft::storage::{RaftLogStorageExt as _, RaftSnapshotBuilder as _, RaftStateMachine};
@@ -16,7 +20,10 @@ use std::io;
 use std::sync::Arc;
 
 /// Its snapshots end with one entry.
-struct Named(Option<u64>);
+struct Named {
+    point: Option<u64>,
+    restored: Bytes,
+}
 
 impl Apply for Named {
     fn apply(&mut self, _entry: Committed<'_>) -> io::Result<Bytes> {
@@ -29,12 +36,13 @@ impl Apply for Named {
         Bytes::from_static(b"as of now")
     }
 
-    fn restore(&mut self, _state: Bytes, _applied: Option<EntryId>) -> io::Result<()> {
+    fn restore(&mut self, state: Bytes, _applied: Option<EntryId>) -> io::Result<()> {
+        self.restored = state;
         Ok(())
     }
 
     fn snapshot_point(&self) -> Option<EntryId> {
-        self.0.map(|index| EntryId { term: 1, index })
+        self.point.map(|index| EntryId { term: 1, index })
     }
 
     fn snapshot_at(&self, point: EntryId) -> Bytes {
@@ -44,14 +52,20 @@ impl Apply for Named {
 
 fn open(dir: &std::path::Path, point: Option<u64>) -> (Disk, Log, Machine<Named>) {
     let disk = Disk::open(Arc::new(RealFs), dir, DiskOptions::default(), &|_| {}).unwrap();
+    let (log, machine) = open_on(&disk, point);
+    (disk, log, machine)
+}
+
+fn open_on(disk: &Disk, point: Option<u64>) -> (Log, Machine<Named>) {
     let key = LogKey {
         topic: [7; 16],
         partition: 0,
     };
     let log = disk.open_log(key, LogOptions::default()).unwrap();
     let role = Arc::new(RoleCell::new(0, 0, Arc::new(|_| {})));
-    let machine = Machine::open(Named(point), log.clone(), role).unwrap();
-    (disk, log, machine)
+    let restored = Bytes::new();
+    let machine = Machine::open(Named { point, restored }, log.clone(), role).unwrap();
+    (log, machine)
 }
 
 fn members(of: &[u64]) -> Membership {
@@ -122,4 +136,36 @@ async fn a_later_point_has_the_members_of_its_time() {
     assert_eq!(*membership.membership(), members(&[1, 2]));
     let named_at = membership.log_id().as_ref().map(|id| id.index());
     assert_eq!(named_at, Some(6));
+}
+
+/// A follower would else show what is left of a compacted log up to an older high watermark: less than it had.
+#[tokio::test]
+async fn whoever_reads_an_installed_log_finds_its_state_before_the_disk_has_either() {
+    let options = DiskOptions {
+        pump: Pump::Manual,
+        ..DiskOptions::default()
+    };
+    let root = std::path::Path::new("/data");
+    let disk = Disk::open(Arc::new(SimFs::new(1)), root, options, &|_| {}).unwrap();
+    let (log, mut machine) = open_on(&disk, None);
+    let travelling = Travelling {
+        with_files: false,
+        next_offset: 40,
+        state: Bytes::from_static(b"as of 9"),
+    };
+    let named = StoredMembership::new(Some(log_id(1, 0)), members(&[1]));
+    let meta = SnapshotMetaOf::<TypeConfig> {
+        last_log_id: Some(log_id(2, 9)),
+        last_membership: named,
+    };
+    let reader = machine.clone();
+    let mut install = std::pin::pin!(machine.install_snapshot(&meta, travelling.encode()));
+    let early = install.as_mut().now_or_never();
+    assert!(early.is_none(), "the disk has done nothing yet");
+    assert_eq!(log.bounds().end_offset, 40);
+    let restored = reader.with(|owner| owner.restored.clone());
+    assert_eq!(restored, travelling.state);
+    while disk.pump() {}
+    let late = install.as_mut().now_or_never();
+    late.expect("it is durable").unwrap();
 }

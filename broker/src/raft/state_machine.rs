@@ -174,6 +174,22 @@ impl<A: Apply> Machine<A> {
         }
     }
 
+    fn take_up(
+        &self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: Bytes,
+        state: Bytes,
+    ) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        inner.current = Some((meta.clone(), snapshot));
+        let applied = meta.last_log_id.as_ref().map(entry_id);
+        inner.owner.restore(state, applied)?;
+        inner.applied = meta.last_log_id;
+        inner.membership = meta.last_membership.clone();
+        inner.below = meta.last_membership.clone();
+        Ok(())
+    }
+
     /// The members as of an applied entry: a snapshot must not tell of what lies behind it.
     fn membership_at(&self, inner: &Inner<A>, point: EntryId) -> StoredMembership {
         let is_older = |m: &StoredMembership| {
@@ -348,22 +364,15 @@ impl<A: Apply> RaftStateMachine<TypeConfig> for Machine<A> {
         if with_files && files.is_none() && self.inbox.needs(upto).map_err(io::Error::other)? {
             return Err(io::Error::other("a snapshot without its files"));
         }
-        // The log first: a crash between the two finds the new state with the log that fits it.
+        // The log first: a crash between the two finds the new state with the log that fits it. Readers have the
+        // new log from then on, and need the state that goes with it: a disk may take its time.
         durable(|done| {
             self.log
                 .install_snapshot(upto, next_offset, image, files, done)
-                .map_err(io::Error::other)
+                .map_err(io::Error::other)?;
+            self.take_up(meta, snapshot, state)
         })
-        .await?;
-        let mut inner = self.inner.lock();
-        inner.current = Some((meta.clone(), snapshot.clone()));
-        inner
-            .owner
-            .restore(state, meta.last_log_id.as_ref().map(entry_id))?;
-        inner.applied = meta.last_log_id;
-        inner.membership = meta.last_membership.clone();
-        inner.below = meta.last_membership.clone();
-        Ok(())
+        .await
     }
 
     async fn get_current_snapshot(
