@@ -129,12 +129,12 @@ enum Below {
 impl Segment {
     /// All of its rows, which are in its files unless a full disk stopped recovery.
     pub fn whole(&self) -> Result<(u64, Ledger), ReadError> {
-        let (rows, ledger) = self.readable()?;
-        if rows < self.rows {
+        // Asked first: a ledger of which nothing is written yet, not even its header, is not a damaged one.
+        if self.file.written_rows() < self.rows {
             let path = self.file.ledger_path.clone();
             return Err(ReadError::Moved { path });
         }
-        Ok((rows, ledger))
+        self.readable()
     }
 }
 

@@ -10,7 +10,7 @@ mod common;
 
 use common::{ROOT, Rng, World, append_one, disk_options, key, log_options, open};
 use logd_storage::vfs::{Fault, RealFs, SimFs, Vfs};
-use logd_storage::{Disk, DiskOptions, EntryId, Pump};
+use logd_storage::{Disk, DiskOptions, EntryId, Log, Pump, ReadError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -172,4 +172,45 @@ fn segments_that_wait_for_their_sync_do_not_take_every_descriptor() {
     let open = open_below(&dir.path().join("logs"));
     assert!(open <= 2 * 8, "{open} files of 40 segments are open");
     disk.checkpoint().unwrap();
+}
+
+/// What was compacted last is then in the write-ahead log alone.
+#[test]
+fn a_base_that_a_restart_finds_no_room_to_copy_is_not_damaged_and_is_read_when_there_is_room() {
+    let fs = SimFs::new(1);
+    let disk = open(&fs).unwrap();
+    let log = disk.open_log(key(0), log_options()).unwrap();
+    log.set_floor(0);
+    for _ in 0..30 {
+        append_one(&log, 1, 1_000);
+    }
+    while disk.pump() {}
+    let base = log.segments().first().unwrap().last;
+    log.purge_to(base, Box::new(|_| {})).unwrap();
+    while disk.pump() {}
+    let before = read_from_start(&log).unwrap();
+    assert!(!log.base_segments().is_empty());
+    drop((log, disk));
+    fs.reboot();
+    // Room for what a start writes itself, and for nothing else.
+    let full = used(&fs);
+    let disk = (0..1_000).step_by(8).find_map(|room| {
+        fs.inject(Fault::Space(full + room));
+        open(&fs).ok()
+    });
+    let disk = disk.unwrap();
+    let log = disk.open_log(key(0), log_options()).unwrap();
+    log.set_floor(0);
+    let early = read_from_start(&log);
+    assert!(matches!(early, Err(ReadError::Moved { .. })), "{early:?}");
+    assert_eq!(log.fenced(), None);
+    fs.inject(Fault::Space(1 << 30));
+    while disk.pump() {}
+    assert_eq!(read_from_start(&log).unwrap(), before);
+}
+
+fn read_from_start(log: &Log) -> Result<Vec<u8>, ReadError> {
+    let plan = log.read(0, log.bounds().end_offset, 1 << 20, true)?;
+    plan.warm()?;
+    Ok(plan.slices.concat())
 }
