@@ -10,10 +10,10 @@ use crate::client::{Ask, Reply, serve};
 use crate::dice::Dice;
 use crate::link::Links;
 use crate::net::{Answer, Outgoing};
-use crate::{FOUNDERS, PARTITIONS, TOPIC, topic_config};
+use crate::{CLOCK_BEGINS_MS, FOUNDERS, PARTITIONS, TOPIC, topic_config};
 use bytes::Bytes;
 use logd::cluster::{Command, METADATA_TOPIC, Metadata, Takeover, View, outlooks};
-use logd::partition::{Partition, Registry, Spec};
+use logd::partition::{CompactionSettings, Partition, Registry, Spec, keep_compacted};
 use logd::raft::{self, Exchange, Group, GroupSpec, Proposal, ProposeError, Timers, unstamped};
 use logd_proto::Uuid;
 use logd_proto::rpc::v1::envelope::Body;
@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 const ROOT: &str = "/data";
 
@@ -130,7 +131,7 @@ impl Broker {
             missed_ms: 0,
             pace_ms: QUICK_DISK,
             next_turn: 0,
-            clock: Arc::new(AtomicI64::new(1_000_000)),
+            clock: Arc::new(AtomicI64::new(CLOCK_BEGINS_MS)),
             gains_every: dice.chance(300).then(|| dice.range(5_000..50_000)),
             dice,
             generation: 0,
@@ -196,8 +197,26 @@ impl Broker {
             registry: up.registry.clone(),
         };
         up.runtime.spawn(takeover.run());
+        let (settings, clock) = (self.compaction(), self.clock.clone());
+        let compacts = keep_compacted(
+            up.registry.clone(),
+            watch::channel(settings).1,
+            Arc::new(move || clock.load(Ordering::Relaxed)),
+        );
+        up.runtime.spawn(compacts);
         self.up = Some(up);
         Ok(())
+    }
+
+    /// How it compacts from this start on: often, some with less room for keys than there are, and so slowly that
+    /// much goes on meanwhile.
+    fn compaction(&mut self) -> CompactionSettings {
+        CompactionSettings {
+            every: Duration::from_millis(self.dice.range(200..1_500)),
+            map_bytes: self.dice.pick(&[0, 1 << 16]),
+            bytes_per_second: self.dice.pick(&[0, 200_000, 1_000_000]),
+            hash_seeds: [self.dice.next(), self.dice.next()],
+        }
     }
 
     fn links(&self, up: &Up) -> raft::Links {

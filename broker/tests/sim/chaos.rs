@@ -171,13 +171,16 @@ impl World {
         self.schedule(wait, Event::Restart { broker });
     }
 
-    /// A broker whose disk has failed ends; some of them because the power went.
+    /// A broker whose disk has failed ends; some of them because the power went. Without power it is gone, whatever
+    /// it was doing: not every write that fails is the end of a disk.
     pub fn bury_the_dead(&mut self) {
         for broker in 0..BROKERS {
             let Some(up) = &self.brokers[broker].up else {
                 continue;
             };
-            let Some(why) = up.fatal.lock().clone() else {
+            let fatal = up.fatal.lock().clone();
+            let has_power = self.brokers[broker].fs.has_power();
+            let Some(why) = fatal.or_else(|| (!has_power).then(|| "no power".to_owned())) else {
                 continue;
             };
             self.trace.say(format_args!("-- {broker} ends: {why}"));
@@ -195,6 +198,9 @@ impl World {
         if self.brokers[broker].up.is_some() {
             return Ok(());
         }
+        // What a process that has no power any more still does, it does to nothing.
+        let fs = self.brokers[broker].fs.process();
+        self.brokers[broker].seen_fs = self.lie.file_system(&fs, broker);
         let opened = self.brokers[broker].switch_on();
         self.trace
             .say(format_args!("-- {broker} starts: {}", opened.is_ok()));

@@ -33,6 +33,12 @@ pub enum Lie {
     HandOversLost,
     /// A disk that was lost is replaced by an empty one that votes under the old name.
     WipedDisk,
+    /// One broker's compaction drops the last value of a key.
+    LosesLast,
+    /// One broker's compaction drops tombstones before what they remove.
+    BuriesEarly,
+    /// One broker's compaction gives a batch another offset.
+    Renumbers,
 }
 
 /// What becomes of a message that the network would deliver.
@@ -43,7 +49,7 @@ pub enum Delivery {
 }
 
 /// The broker that lies, where it is one.
-const LIAR: usize = BROKERS - 1;
+pub const LIAR: usize = BROKERS - 1;
 
 impl Lie {
     /// Begins before the first broker does, on the thread of the run.
@@ -57,6 +63,11 @@ impl Lie {
             Lie::NoSync => Arc::new(Unsynced(fs.clone())),
             _ => Arc::new(fs.clone()),
         }
+    }
+
+    /// Whether the liar's compaction is not what it should be (`forged`).
+    pub fn forges(self) -> bool {
+        matches!(self, Lie::LosesLast | Lie::BuriesEarly | Lie::Renumbers)
     }
 
     /// What arrives instead of a message, or is answered instead.

@@ -21,6 +21,7 @@ mod client;
 mod link;
 mod net;
 
+mod keyed;
 mod operator;
 mod producer;
 mod reader;
@@ -28,8 +29,12 @@ mod recovered;
 
 mod chaos;
 mod faults;
+mod forged;
 mod invariants;
 mod lies;
+mod said;
+mod scans;
+mod tally;
 mod watch;
 mod world;
 
@@ -39,6 +44,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tally::Tally;
 use world::World;
 
 /// The topic whose partitions are simulated.
@@ -46,18 +52,36 @@ pub const TOPIC: [u8; 16] = [7; 16];
 pub const PARTITIONS: u32 = 3;
 pub const PRODUCERS_PER_PARTITION: usize = 2;
 
+/// The partition that is compacted.
+pub const COMPACTED: u32 = 2;
+
+/// What brokers' clocks show when a run begins.
+pub const CLOCK_BEGINS_MS: i64 = 1_000_000;
+
 /// The disks that found every group.
 pub const FOUNDERS: [u64; net::BROKERS] = [1, 2, 3];
 
 /// How long things go wrong, in simulated time.
 const BAD_DAYS_MS: u64 = 20_000;
 
-/// Small segments, and little of them kept in one partition: snapshots and purges come often.
+/// Whether a partition is compacted: then records of it may be gone.
+pub fn may_lack_records(partition: u32) -> bool {
+    partition == COMPACTED
+}
+
+/// Small segments, and little of them kept in one partition: snapshots and purges come often. Another is compacted,
+/// and tombstones go within seconds.
 pub fn topic_config(partition: u32) -> Arc<TopicConfig> {
     let text = |n: u32| n.to_string();
     let mut asked = BTreeMap::from([("segment.bytes".to_owned(), text(16 << 10))]);
     if partition == 0 {
         asked.insert("retention.bytes".into(), text(48 << 10));
+    }
+    if may_lack_records(partition) {
+        asked.insert("cleanup.policy".into(), "compact".into());
+        asked.insert("min.cleanable.dirty.ratio".into(), "0.01".into());
+        asked.insert("min.compaction.lag.ms".into(), text(100));
+        asked.insert("delete.retention.ms".into(), text(1_500));
     }
     Arc::new(TopicConfig::parse(&asked).expect("a configuration"))
 }
@@ -65,7 +89,7 @@ pub fn topic_config(partition: u32) -> Arc<TopicConfig> {
 struct Run {
     trace: String,
     verdict: Result<(), String>,
-    acked: u64,
+    tally: Tally,
 }
 
 fn run(seed: u64, lie: Lie) -> Run {
@@ -76,6 +100,7 @@ fn run(seed: u64, lie: Lie) -> Run {
         logd::raft::seed_randomness(seed);
         lie.begin();
         let mut world = World::new(seed, lie, echo);
+        let _hearing = world.said.hear();
         let days = AssertUnwindSafe(|| {
             world.begin()?;
             while world.now < BAD_DAYS_MS {
@@ -89,13 +114,13 @@ fn run(seed: u64, lie: Lie) -> Run {
             let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
             Err(format!("a panic: {}", said.unwrap_or("of no words")))
         });
-        let acked = world.producers.iter().map(|p| p.acked).sum();
+        let tally = world.tally();
         world.brokers.iter_mut().for_each(|b| b.switch_off());
         let trace = std::mem::take(&mut world.trace).into_text();
         Run {
             trace,
             verdict,
-            acked,
+            tally,
         }
     });
     running.join().expect("a run that catches its panics")
@@ -147,12 +172,10 @@ fn a_good_cluster_survives_bad_days() {
         None => 1..number("LOGD_SIM_SEEDS").unwrap_or(8) + 1,
     };
     let runs = run_all(seeds, Lie::None);
-    let acked: u64 = runs.iter().map(|(_, r)| r.acked).sum();
+    let mut tally = Tally::default();
+    runs.iter().for_each(|(_, r)| tally.add(&r.tally));
     let lines: usize = runs.iter().map(|(_, r)| r.trace.lines().count()).sum();
-    println!(
-        "{} seeds, {acked} batches acknowledged, {lines} lines of trace",
-        runs.len()
-    );
+    println!("{} seeds, {lines} lines of trace: {tally:?}", runs.len());
     let bad: Vec<String> = runs.iter().filter_map(|(s, r)| report(*s, r)).collect();
     assert!(
         bad.is_empty(),
@@ -160,6 +183,11 @@ fn a_good_cluster_survives_bad_days() {
         bad.len(),
         bad.join("\n")
     );
+    // One seed need not meet everything, a set of them must.
+    if runs.len() > 1 {
+        let missing = tally.missing();
+        assert!(missing.is_empty(), "these seeds prove little: {missing:?}");
+    }
 }
 
 #[test]
@@ -221,6 +249,21 @@ fn a_vote_given_twice_is_found_out() {
 #[test]
 fn an_empty_disk_under_an_old_name_is_found_out() {
     find_out(Lie::WipedDisk);
+}
+
+#[test]
+fn a_compaction_that_loses_a_keys_last_value_is_found_out() {
+    find_out(Lie::LosesLast);
+}
+
+#[test]
+fn trap_29_a_tombstone_that_goes_before_what_it_removes_is_found_out() {
+    find_out(Lie::BuriesEarly);
+}
+
+#[test]
+fn a_compaction_that_moves_offsets_is_found_out() {
+    find_out(Lie::Renumbers);
 }
 
 #[cfg(feature = "mutants")]

@@ -6,7 +6,9 @@
 
 use crate::client::{Ask, Reply};
 use crate::dice::Dice;
+use crate::keyed::written;
 use crate::net::BROKERS;
+use crate::{CLOCK_BEGINS_MS, may_lack_records};
 use logd::partition::{AppendError, ValidBatch};
 use logd_proto::record_batch::{BatchBuilder, BatchHeader};
 use std::collections::VecDeque;
@@ -60,10 +62,24 @@ impl Producer {
         self.open.is_empty()
     }
 
-    fn new_batch(&mut self) -> ValidBatch {
-        let records = self.dice.range(1..4) as i32;
+    fn new_batch(&mut self, now: u64) -> ValidBatch {
+        // Where much goes, much comes: compaction has something to do.
+        let records_max = if may_lack_records(self.partition) {
+            9
+        } else {
+            4
+        };
+        let records = self.dice.range(1..records_max) as i32;
         let mut builder = BatchBuilder::new().producer(self.id, 0, self.next_sequence);
         for n in 0..records {
+            if may_lack_records(self.partition) {
+                let (key, value) = written(self.id, i64::from(self.next_sequence + n));
+                let time = CLOCK_BEGINS_MS + now as i64;
+                builder
+                    .push(time, Some(key.as_bytes()), value.as_deref(), &[])
+                    .expect("a small record");
+                continue;
+            }
             let value = format!("{}/{}", self.id, self.next_sequence + n);
             let mut value = value.into_bytes();
             value.resize(self.dice.range(16..1_500) as usize, b'.');
@@ -88,7 +104,7 @@ impl Producer {
         }
         self.recovering = false;
         if one_more || (fresh == Fresh::Many && self.open.len() < self.open_max) {
-            let batch = self.new_batch();
+            let batch = self.new_batch(now);
             self.open.push_back(Sent {
                 batch,
                 flying: None,

@@ -1,10 +1,13 @@
 //! A reader: follows one partition and asks any broker who leads it. One half say which epoch they know, so
-//! that no leader of the past answers them; the others are old clients, which only the leader protects.
+//! that no leader of the past answers them; the others are old clients, which only the leader protects. Now and then
+//! it begins anew at the start; a compacted partition it reads from there to its end.
 
 use crate::client::{Ask, Reply};
 use crate::dice::Dice;
 use crate::invariants::{Invariants, Seen, one_piece, parse};
+use crate::may_lack_records;
 use crate::net::BROKERS;
+use crate::scans::Scanning;
 use logd::partition::{ReadError, ReadFrom, ReadOutcome, ReadRequest};
 
 pub struct Reader {
@@ -17,7 +20,14 @@ pub struct Reader {
     leader: Option<usize>,
     waits_for: Option<u64>,
     next_at: u64,
+    max_bytes: usize,
+    /// What it has seen since it was at the start.
+    scanning: Option<Scanning>,
 }
+
+/// How much it takes at once: a piece, or all there is.
+const AT_ONCE_BYTES: usize = 8 << 10;
+const SCANS_AT_ONCE_BYTES: [usize; 3] = [AT_ONCE_BYTES, 64 << 10, 8 << 20];
 
 impl Reader {
     pub fn new(number: usize, partition: u32, dice: Dice) -> Self {
@@ -31,6 +41,8 @@ impl Reader {
             leader: None,
             waits_for: None,
             next_at: 0,
+            max_bytes: AT_ONCE_BYTES,
+            scanning: None,
         }
     }
 
@@ -41,12 +53,10 @@ impl Reader {
         let partition = self.partition;
         let (to, ask) = match self.leader {
             Some(leader) => {
-                if self.dice.chance(10) {
-                    self.offset = 0;
-                }
+                self.begin_anew();
                 let request = ReadRequest {
                     offset: self.offset,
-                    max_bytes: 8 << 10,
+                    max_bytes: self.max_bytes,
                     at_least_one: true,
                     current_leader_epoch: if self.says_epoch { self.epoch } else { -1 },
                     from: ReadFrom::Leader,
@@ -56,6 +66,18 @@ impl Reader {
             None => (self.dice.index(BROKERS), Ask::Leadership { partition }),
         };
         self.waits_for = Some(send(to, ask));
+    }
+
+    fn begin_anew(&mut self) {
+        let scans = may_lack_records(self.partition);
+        let anew = if scans { 100 } else { 10 };
+        if self.dice.chance(anew) {
+            self.offset = 0;
+            if scans {
+                self.max_bytes = self.dice.pick(&SCANS_AT_ONCE_BYTES);
+                self.scanning = Some(Scanning::default());
+            }
+        }
     }
 
     /// `None`: no answer came in time.
@@ -102,7 +124,8 @@ impl Reader {
     }
 
     fn read(&mut self, read: &ReadOutcome, invariants: &mut Invariants) -> Result<(), String> {
-        let batches = parse(&one_piece(read.slices.clone()))?;
+        let bytes = one_piece(read.slices.clone());
+        let batches = parse(self.partition, &bytes)?;
         let end = batches.last().map_or(self.offset, |b| b.end());
         if end > read.offsets.high_watermark {
             return Err(format!(
@@ -112,6 +135,7 @@ impl Reader {
         }
         let from = self.offset;
         self.offset = end;
+        let o = &read.offsets;
         invariants.see(&Seen::Read {
             reader: self.number,
             partition: self.partition,
@@ -119,6 +143,11 @@ impl Reader {
             high_watermark: read.offsets.high_watermark,
             from,
             batches: &batches,
-        })
+        })?;
+        let Some(scanning) = &mut self.scanning else {
+            return Ok(());
+        };
+        let at_end_of = (end == o.high_watermark).then_some((o.log_start, o.high_watermark));
+        scanning.read(self.number, &bytes, at_end_of, invariants)
     }
 }

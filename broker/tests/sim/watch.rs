@@ -1,11 +1,11 @@
 //! Looks at all replicas, now and then during the run and thoroughly at its end.
 
-use crate::PARTITIONS;
 use crate::invariants::{Seen, Settled, one_piece, parse};
 use crate::net::BROKERS;
 use crate::world::World;
+use crate::{PARTITIONS, may_lack_records};
 use bytes::Bytes;
-use logd_storage::Log;
+use logd_storage::{Log, ReadError};
 
 const LOOK_EVERY_MS: u64 = 100;
 const LOOK_AT_SYNCS_EVERY_MS: u64 = 5;
@@ -31,6 +31,7 @@ impl World {
         if !self.now.is_multiple_of(LOOK_EVERY_MS) {
             return Ok(());
         }
+        self.scan_replicas()?;
         for broker in 0..BROKERS {
             if self.brokers[broker].up.is_none() || self.brokers[broker].is_paused(self.now) {
                 continue;
@@ -111,9 +112,13 @@ impl World {
             })?;
         }
         let looked = self.looked.get(&(broker, partition)).copied().unwrap_or(0);
-        let (from, bytes) = read(&log, looked, offsets.high_watermark)
+        let there = read(&log, partition, looked, offsets.high_watermark)
             .map_err(|e| format!("broker {broker}, p{partition}: {e}"))?;
-        let batches = parse(&bytes).map_err(|e| format!("broker {broker}, p{partition}: {e}"))?;
+        let Some((from, bytes)) = there else {
+            return Ok(());
+        };
+        let batches =
+            parse(partition, &bytes).map_err(|e| format!("broker {broker}, p{partition}: {e}"))?;
         let end = batches.last().map_or(looked, |b| b.end());
         if end > looked {
             self.trace
@@ -149,6 +154,7 @@ impl World {
                 None => restful += 1,
             }
         }
+        (0..BROKERS).try_for_each(|broker| self.scan_replica(broker))?;
         (0..PARTITIONS).try_for_each(|partition| self.look_at_rest(partition))
     }
 
@@ -193,12 +199,13 @@ impl World {
                 return Err(format!("p{partition} is not open on broker {broker}"));
             };
             let offsets = replica.offsets();
-            let (_, bytes) = read(&log, offsets.log_start, offsets.high_watermark)?;
+            let there = read(&log, partition, offsets.log_start, offsets.high_watermark)?;
+            let (_, bytes) = there.ok_or("what there is room for is not in its files")?;
             replicas.push(Settled {
                 broker,
                 log_start: offsets.log_start,
                 high_watermark: offsets.high_watermark,
-                batches: parse(&bytes)?,
+                batches: parse(partition, &bytes)?,
                 bytes,
             });
         }
@@ -216,26 +223,43 @@ impl World {
 /// The offset behind the last entry that is synced.
 fn synced(log: &Log) -> i64 {
     let bounds = log.bounds();
-    let row = bounds.durable.and_then(|id| log.entry_row(id.index));
-    row.map_or(bounds.start_offset, |row| row.end_offset())
+    let Some(durable) = bounds.durable else {
+        return bounds.start_offset;
+    };
+    if let Some(row) = log.entry_row(durable.index) {
+        return row.end_offset();
+    }
+    // It is no entry any more, but of what was compacted or came as files.
+    let base = log.base_segments();
+    let base = base.iter().map(|s| s.info());
+    let synced = base.take_while(|s| s.last.index <= durable.index);
+    synced.last().map_or(bounds.start_offset, |s| s.next_offset)
 }
 
-/// Whole batches from an offset, or from where the log begins, up to another.
-fn read(log: &Log, from: i64, to: i64) -> Result<(i64, Bytes), String> {
+/// Whole batches from an offset, or from where the log begins, up to another; `None` as long as some of them are in
+/// the write-ahead log alone, for want of room.
+///
+/// # Errors
+/// If they cannot be read, or are not all there and may not be gone.
+pub fn read(log: &Log, partition: u32, from: i64, to: i64) -> Result<Option<(i64, Bytes)>, String> {
     let mut at = from.max(log.bounds().start_offset);
     let (begin, mut slices) = (at, Vec::new());
     while at < to {
-        let plan = log
-            .read(at, to, AT_ONCE_BYTES, true)
-            .map_err(|e| e.to_string())?;
+        let plan = match log.read(at, to, AT_ONCE_BYTES, true) {
+            Err(ReadError::Moved { .. }) if may_lack_records(partition) => return Ok(None),
+            plan => plan.map_err(|e| e.to_string())?,
+        };
         plan.warm().map_err(|e| e.to_string())?;
         let piece = one_piece(plan.slices);
-        let batches = parse(&piece)?;
+        let batches = parse(partition, &piece)?;
         let Some(last) = batches.last() else {
+            if may_lack_records(partition) {
+                break;
+            }
             return Err(format!("nothing at {at}, below the high watermark {to}"));
         };
         at = last.end();
         slices.push(piece);
     }
-    Ok((begin, one_piece(slices)))
+    Ok(Some((begin, one_piece(slices))))
 }

@@ -13,6 +13,8 @@ use crate::net::{Answer, BROKERS, Call, Fate, Net, Outgoing, describe_body, unre
 use crate::operator::Operator;
 use crate::producer::{Fresh, Producer};
 use crate::reader::Reader;
+use crate::said::Said;
+use crate::tally::Installs;
 use crate::trace::Trace;
 use crate::{PARTITIONS, PRODUCERS_PER_PARTITION};
 use logd::partition::Appended;
@@ -90,6 +92,9 @@ pub struct World {
     pub now: u64,
     pub dice: Dice,
     pub trace: Trace,
+    /// What compactions say of themselves.
+    pub said: Said,
+    pub installs: Installs,
     pub brokers: Vec<Broker>,
     pub net: Net,
     pub invariants: Invariants,
@@ -131,6 +136,8 @@ impl World {
         Self {
             now: 0,
             trace: Trace::new(echo),
+            said: Said::default(),
+            installs: Installs::default(),
             brokers,
             net,
             invariants: Invariants::default(),
@@ -174,10 +181,14 @@ impl World {
         }
         for number in 0..BROKERS {
             self.brokers[number].step(self.now);
+            for said in self.said.take() {
+                self.trace.say(format_args!("{number} says:{said}"));
+            }
             for outgoing in self.brokers[number].outgoing() {
                 self.send(number, outgoing)?;
             }
         }
+        self.forge()?;
         self.bury_the_dead();
         if self.unwatched { Ok(()) } else { self.look() }
     }
@@ -210,6 +221,7 @@ impl World {
                 let said = describe_body(body);
                 self.trace
                     .say(format_args!("{at} hears {call} of disk {from}: {said}"));
+                self.installs.heard(*call, body);
             }
             Inbound::Answered { answer, .. } => {
                 let said = answer
@@ -320,6 +332,9 @@ impl World {
     }
 
     fn send_answer(&mut self, from: usize, call: u64, body: Body) {
+        if self.installs.answered(call, &body) {
+            self.trace.say(format_args!("{from} has taken files"));
+        }
         let Some(open) = self.net.calls.get(&call) else {
             return;
         };

@@ -159,6 +159,11 @@ impl SimFs {
         self.disk.lock().operations
     }
 
+    /// Whether the power of [`Fault::PowerAfter`] is still there.
+    pub fn has_power(&self) -> bool {
+        !self.disk.lock().off
+    }
+
     /// Whether the error of [`Fault::SyncErrorOnce`] has struck.
     pub fn has_failed_a_sync(&self) -> bool {
         let disk = self.disk.lock();
