@@ -8,6 +8,7 @@
 
 use crate::client::{Ask, Reply, serve};
 use crate::dice::Dice;
+use crate::healing::{self, Notes};
 use crate::link::Links;
 use crate::net::{Answer, Outgoing};
 use crate::{CLOCK_BEGINS_MS, FOUNDERS, PARTITIONS, TOPIC, topic_config};
@@ -112,6 +113,8 @@ pub struct Broker {
     pub generation: u32,
     /// It is the one whose replicas go on.
     pub survives: bool,
+    /// Replicas of it that are to be written again.
+    pub notes: Notes,
 }
 
 pub const QUICK_DISK: Range<u64> = 1..3;
@@ -136,6 +139,7 @@ impl Broker {
             dice,
             generation: 0,
             survives: false,
+            notes: Notes::default(),
         }
     }
 
@@ -241,7 +245,7 @@ impl Broker {
             founders: FOUNDERS.into(),
             founds,
             internal: false,
-            floor: 0,
+            floor: self.notes.lock().get(&partition).map_or(0, |n| n.floor),
             generation: self.generation,
             heard_by: Arc::new(move |disk| hearing.is_heard_by(disk)),
             lapses: Arc::new(move || lapses.lapses()),
@@ -253,11 +257,11 @@ impl Broker {
             clock: Arc::new(move || clock.load(Ordering::Relaxed)),
         };
         let (disk, groups) = (up.disk.clone(), up.groups.clone());
-        let registry = up.registry.clone();
+        let (registry, notes) = (up.registry.clone(), self.notes.clone());
         let survives = self.survives.then(|| self.replica());
         async move {
-            let key = partition_key(partition);
-            let opened = match disk.open_log(key, config.log_options()) {
+            let log = healing::open(&disk, partition, config.log_options(), &notes).await;
+            let opened = match log {
                 Ok(log) => {
                     if let Some(replica) = survives {
                         let forced = raft::force_alone(&log, replica, SURVIVOR_TERM).await;
@@ -267,7 +271,7 @@ impl Broker {
                         .await
                         .map_err(|e| e.to_string())
                 }
-                Err(error) => Err(error.to_string()),
+                Err(why) => Err(why),
             };
             match opened {
                 Ok(opened) => registry.insert(opened),

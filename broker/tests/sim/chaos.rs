@@ -42,6 +42,11 @@ impl World {
             Fault::PowerCutEverywhere => (0..BROKERS).for_each(|b| self.power_cut(b)),
             Fault::Kill { broker } => self.down(broker, true),
             Fault::HandOver { broker } => self.hand_over(broker),
+            Fault::Damage { broker, partition } => {
+                if self.damage(broker, partition) {
+                    self.down(broker, true);
+                }
+            }
             Fault::Stop { broker } => {
                 self.hand_over(broker);
                 let wait = self.dice.range(200..3_000);
@@ -224,6 +229,7 @@ impl World {
         let wait = self.dice.range(400..2_500);
         self.schedule(wait, Event::Housekeeping { broker });
         if self.brokers[broker].up.is_some() {
+            self.note_whole(broker);
             let inbox = &mut self.brokers[broker].inbox;
             inbox.push_back(Inbound::Retain);
             if self.dice.chance(500) {

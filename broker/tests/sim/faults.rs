@@ -1,5 +1,6 @@
 //! Bad days: what goes wrong, how often, and for how long.
 
+use crate::PARTITIONS;
 use crate::dice::Dice;
 use crate::net::BROKERS;
 
@@ -54,6 +55,11 @@ pub enum Fault {
     FullDisk {
         broker: usize,
     },
+    /// A replica's files turn out to be damaged: it is thrown away, and the leader writes it again.
+    Damage {
+        broker: usize,
+        partition: u32,
+    },
     /// A sync fails, and the next one says that all is well.
     SyncFails {
         broker: usize,
@@ -64,7 +70,7 @@ pub enum Fault {
 impl Fault {
     pub fn draw(dice: &mut Dice) -> Self {
         let broker = dice.index(BROKERS);
-        match dice.range(0..21) {
+        match dice.range(0..24) {
             0..=2 => Fault::PowerCut { broker },
             3..=4 => Fault::PowerAfter {
                 broker,
@@ -85,6 +91,10 @@ impl Fault {
             17 => Fault::SlowDisk { broker },
             18 => Fault::FullDisk { broker },
             19 => Fault::HandOver { broker },
+            20..=22 => Fault::Damage {
+                broker,
+                partition: dice.index(PARTITIONS as usize) as u32,
+            },
             _ => Fault::SyncFails {
                 broker,
                 syncs: dice.range(1..10),

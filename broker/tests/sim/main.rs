@@ -30,6 +30,7 @@ mod recovered;
 mod chaos;
 mod faults;
 mod forged;
+mod healing;
 mod invariants;
 mod lies;
 mod said;

@@ -17,6 +17,8 @@ pub struct Tally {
     pub scans: u64,
     /// Snapshots with files that were installed.
     pub installed: u64,
+    /// Damaged replicas that were written again.
+    pub healed: u64,
 }
 
 impl Tally {
@@ -26,6 +28,7 @@ impl Tally {
         self.buried += other.buried;
         self.scans += other.scans;
         self.installed += other.installed;
+        self.healed += other.healed;
     }
 
     /// What has not happened at all.
@@ -36,6 +39,7 @@ impl Tally {
             (self.buried, "no tombstone's time was over"),
             (self.scans, "nobody read the compacted partition to its end"),
             (self.installed, "no files were installed"),
+            (self.healed, "no damaged replica was written again"),
         ];
         let missing = all.into_iter().filter(|(count, _)| *count == 0);
         missing.map(|(_, what)| what).collect()
@@ -82,6 +86,7 @@ impl World {
         let mut tally = Tally {
             acked: self.producers.iter().map(|p| p.acked).sum(),
             installed: self.installs.taken,
+            healed: self.healed,
             ..Tally::default()
         };
         self.invariants.count(&mut tally);

@@ -48,6 +48,10 @@ impl World {
         let of = |broker: usize| {
             let replica = self.brokers[broker].partition(partition)?;
             let log = self.brokers[broker].log(partition)?;
+            // What it had synced it has lost again, and counts as it did.
+            if self.brokers[broker].notes.lock().contains_key(&partition) {
+                return None;
+            }
             Some((synced(&log), replica.offsets().high_watermark))
         };
         let replicas = std::array::from_fn(of);

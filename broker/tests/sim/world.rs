@@ -95,6 +95,8 @@ pub struct World {
     /// What compactions say of themselves.
     pub said: Said,
     pub installs: Installs,
+    /// Replicas that were written again and are whole.
+    pub healed: u64,
     pub brokers: Vec<Broker>,
     pub net: Net,
     pub invariants: Invariants,
@@ -138,6 +140,7 @@ impl World {
             trace: Trace::new(echo),
             said: Said::default(),
             installs: Installs::default(),
+            healed: 0,
             brokers,
             net,
             invariants: Invariants::default(),
