@@ -369,11 +369,15 @@ impl CompactionCounters {
 /// A log was compacted, as far as it went.
 pub fn compacted(done: Compacted) {
     let counters = &CORE.handles.compaction;
-    counters.runs.increment(1);
     counters.bytes_read.increment(done.bytes_read);
     counters.bytes_written.increment(done.bytes_written);
     counters.kept.increment(done.kept);
     counters.removed.increment(done.removed);
+}
+
+/// A log is going to be compacted.
+pub fn compaction_begun() {
+    CORE.handles.compaction.runs.increment(1);
 }
 
 /// A log could not be compacted.

@@ -213,7 +213,7 @@ pub const RAFT_FILES_BYTES: Metric = counter(
 pub const COMPACTION_RUNS: Metric = counter(
     "logd_compaction_runs_total",
     &[],
-    "times a log was compacted, wholly or in part",
+    "times the compaction of a log was begun",
 );
 pub const COMPACTION_FAILURES: Metric = counter(
     "logd_compaction_failures_total",

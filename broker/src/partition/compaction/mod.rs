@@ -70,6 +70,8 @@ pub async fn keep(registry: Arc<Registry>, mut settings: watch::Receiver<Setting
             }
             match compact(&registry, &partition, dirt, &settings, clock()).await {
                 Ok(_) | Err(RunError::Stopped) => {}
+                // Deleted meanwhile.
+                Err(_) if !holds(&registry, &partition) => {}
                 Err(error) => {
                     metrics::compaction_failed();
                     warn!(topic = partition.topic(), partition = partition.index(), %error, "compaction put off");
@@ -152,6 +154,7 @@ async fn compact(
     settings: &watch::Receiver<Settings>,
     now_ms: i64,
 ) -> Result<Done, RunError> {
+    metrics::compaction_begun();
     partition.move_snapshot(dirt.to).await?;
     let (registry, partition, settings) = (registry.clone(), partition.clone(), settings.clone());
     let work = async move {
