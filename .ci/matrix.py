@@ -12,8 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import agents, broker as brokers
-from harness.agents import (CODECS, DELETES_GROUPS, INVALID_RECORD, NAMES, SENDS_NULL_HEADER, STATIC, STRATEGIES, Kcat, Refused,
-                            Tools, b64, once_loaded, settled)
+from harness.agents import CODECS, DELETES_GROUPS, NAMES, SENDS_NULL_HEADER, STATIC, STRATEGIES, Kcat, Refused, Tools, b64, once_loaded, refused, settled
+from harness.compacted import SETTINGS, CompactedTopics
 from harness.report import Report, until
 from harness.wire import Connection
 
@@ -30,10 +30,12 @@ class Matrix:
         self.tools.compile_java()
         self.broker = None
         self.clients = {}
+        self.kind = "kafka" if options.kafka else "logd"
+        self.compacted = CompactedTopics(self)
         self.sent = {}  # topic -> partition -> records in the order sent
 
     def start(self, **how):
-        self.broker = brokers.make(self.options, **how).start()
+        self.broker = brokers.make(self.options, settings=SETTINGS[self.kind], **how).start()
         self.clients = {name: self.tools.agent(name, self.broker.bootstrap) for name in NAMES}
 
     def end(self):
@@ -54,14 +56,18 @@ class Matrix:
 
     def ends(self, topic, partitions):
         """The end offset of every partition; just after a start a partition may still be without a leader."""
+        def answers():
+            found = [end_offset(port, topic, p) for p, port in enumerate(self.leaders(topic, partitions))]
+            return None if None in found else found
+        return until(20, f"{topic}'s end offsets are known", answers)
+
+    def leaders(self, topic, partitions):
+        """The port of each partition's leader, or none."""
         with Connection(self.broker.port) as c:
-            def answers():
-                metadata = c.metadata([topic])
-                ports = {node: port for node, _, port, _ in metadata["brokers"]}
-                leaders = {p["index"]: p["leader"] for p in metadata["topics"][topic]["partitions"]}
-                found = [end_offset(ports.get(leaders.get(p)), topic, p) for p in range(partitions)]
-                return None if None in found else found
-            return until(20, f"{topic}'s end offsets are known", answers)
+            metadata = c.metadata([topic])
+        ports = {node: port for node, _, port, _ in metadata["brokers"]}
+        leaders = {p["index"]: p["leader"] for p in metadata["topics"][topic]["partitions"]}
+        return [ports.get(leaders.get(p)) for p in range(partitions)]
 
     # --- every codec, every pair -------------------------------------------------------------------------------
 
@@ -124,14 +130,18 @@ class Matrix:
 
     def each_by_itself(self):
         """What needs one client only, for all of them side by side."""
-        wanted = [step for name, step in (("admin", self.administration), ("compacted", self.compacted), ("static", self.static_members)) if self.wanted(name)]
+        wanted = [step for name, step in (("admin", self.administration), ("static", self.static_members)) if self.wanted(name)]
 
         def steps(client):
             for step in wanted:
                 step(client)
 
-        with ThreadPoolExecutor(len(NAMES)) as pool:
-            list(pool.map(steps, NAMES))
+        with ThreadPoolExecutor(2 * len(NAMES)) as pool:
+            running = [pool.submit(steps, name) for name in NAMES]
+            if self.wanted("compacted"):
+                running += [pool.submit(self.compacted.by, name) for name in NAMES]
+            for one in running:
+                one.result()
 
     def administration(self, name):
         if name == "kcat":  # it has no such commands; it lists
@@ -180,19 +190,6 @@ class Matrix:
             client.delete_group(group)
             assert group not in client.groups(), "a deleted group is listed"
             assert client.committed(group, topic, [0]) == {}, "a deleted group has offsets"
-
-    def compacted(self, name):
-        """A compacted topic takes records with keys and refuses one without; the refused one takes no offset."""
-        with self.test(f"compacted/{name}"):
-            client, topic = self.clients[name], f"compacted.{name}"
-            self.create(topic, 1, [("cleanup.policy", "compact")])
-            self.let_kafka_catch_up()
-            client.produce(topic, "none", [{"p": 0, "k": b64(b"key"), "v": b64(b"first")}])
-            problem = refused(lambda: client.produce(topic, "none", [{"p": 0, "k": None, "v": b64(b"keyless")}]), "a record without a key")
-            assert INVALID_RECORD[name] in problem, problem
-            client.produce(topic, "none", [{"p": 0, "k": b64(b"key"), "v": b64(b"second")}])
-            last = [(r["o"], r["v"]) for r in client.read({topic: {"0": 2}})][-1]
-            assert last == (1, b64(b"second")), last
 
     def static_members(self, name):
         """A member with an instance id ends and comes back: it holds what it held, and nobody else is disturbed."""
@@ -405,6 +402,7 @@ class Matrix:
             chosen("auto-create", self.automatic_creation)
             chosen("offsets", self.offsets_survive)
             chosen("idempotent", self.idempotent_producers)
+            chosen("compacted", self.compacted.survive_a_kill)
             chosen("groups", self.groups)
         finally:
             self.end()
@@ -447,14 +445,6 @@ def end_offset(port, topic, partition):
         return offset if code == 0 else None
     except OSError:
         return None
-
-
-def refused(action, what):
-    try:
-        action()
-    except Refused as problem:
-        return str(problem)
-    raise AssertionError(f"{what} was not refused")
 
 
 def known_records(name, codec):

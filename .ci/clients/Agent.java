@@ -199,7 +199,8 @@ public final class Agent {
         long deadline = System.nanoTime() + (long) (r.get("timeout_s").asDouble() * 1e9);
         try (KafkaConsumer<byte[], byte[]> consumer = simple()) {
             consumer.assign(left.keySet());
-            consumer.seekToBeginning(consumer.assignment());
+            if (r.hasNonNull("start")) consumer.assignment().forEach(at -> consumer.seek(at, r.get("start").asLong()));
+            else consumer.seekToBeginning(consumer.assignment());
             while (!left.isEmpty() && System.nanoTime() < deadline) {
                 for (ConsumerRecord<byte[], byte[]> m : consumer.poll(Duration.ofMillis(200))) {
                     ObjectNode out = records.addObject().put("t", m.topic()).put("p", m.partition()).put("o", m.offset()).put("ts", m.timestamp()).put("k", b64(m.key())).put("v", b64(m.value()));

@@ -71,7 +71,7 @@ function serveMode(bootstrap) {
   }
 
   // kafkajs has no assign(): a group of its own reads from the beginning.
-  async function read({ want, timeout_s: timeout }) {
+  async function read({ want, start, timeout_s: timeout }) {
     const left = new Map();
     for (const [topic, parts] of Object.entries(want)) for (const [p, n] of Object.entries(parts)) if (n) left.set(`${topic}/${p}`, n);
     const records = [];
@@ -91,6 +91,7 @@ function serveMode(bootstrap) {
           if (left.size === 0) finish();
         },
       }).catch(reject);
+      if (start !== null) for (const [topic, parts] of Object.entries(want)) for (const p of Object.keys(parts)) consumer.seek({ topic, partition: Number(p), offset: String(start) });
     });
     await consumer.disconnect();
     return { records };

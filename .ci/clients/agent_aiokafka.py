@@ -44,13 +44,17 @@ def serve_mode(bootstrap):
             await producer.stop()
         return {"acks": [[a.partition, a.offset] for a in acks]}
 
-    async def read(want, timeout_s):
+    async def read(want, start, timeout_s):
         wanted = Wanted(want)
 
         async def run(c):
             parts = [TopicPartition(t, p) for t, p in wanted.left]
             c.assign(parts)
-            await c.seek_to_beginning(*parts)
+            if start is None:
+                await c.seek_to_beginning(*parts)
+            else:
+                for part in parts:
+                    c.seek(part, start)
             deadline = loop.time() + timeout_s
             while not wanted.done() and loop.time() < deadline:
                 for batch in (await c.getmany(timeout_ms=200)).values():

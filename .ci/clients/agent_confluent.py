@@ -40,10 +40,10 @@ def serve_mode(bootstrap):
         producer.flush(60)
         return {"error": errors[0]} if errors else {"acks": results}
 
-    def read(want, timeout_s):
+    def read(want, start, timeout_s):
         wanted = Wanted(want)
         c = consumer(**{"enable.partition.eof": False})
-        c.assign([TopicPartition(t, p, 0) for t, p in wanted.left])
+        c.assign([TopicPartition(t, p, start or 0) for t, p in wanted.left])
         deadline = time.monotonic() + timeout_s
         while not wanted.done() and time.monotonic() < deadline:
             for m in c.consume(500, 0.2):

@@ -35,12 +35,16 @@ def serve_mode(bootstrap):
         producer.close()
         return {"acks": [[a.partition, a.offset] for a in acks]}
 
-    def read(want, timeout_s):
+    def read(want, start, timeout_s):
         wanted = Wanted(want)
         c = consumer()
         parts = [TopicPartition(t, p) for t, p in wanted.left]
         c.assign(parts)
-        c.seek_to_beginning(*parts)
+        if start is None:
+            c.seek_to_beginning(*parts)
+        else:
+            for part in parts:
+                c.seek(part, start)
         deadline = time.monotonic() + timeout_s
         while not wanted.done() and time.monotonic() < deadline:
             for batch in c.poll(timeout_ms=200).values():

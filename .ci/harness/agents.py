@@ -43,6 +43,14 @@ class Refused(Exception):
     """The client reported an error."""
 
 
+def refused(action, what):
+    try:
+        action()
+    except Refused as problem:
+        return str(problem)
+    raise AssertionError(f"{what} was not refused")
+
+
 class Tools:
     """Where the installed clients are, and how their agents are started."""
 
@@ -110,8 +118,9 @@ class Agent:
     def produce(self, topic, codec, records, idempotent=False, pace=0, timeout=90):
         return self.call("produce", timeout=timeout, topic=topic, codec=codec, records=records, idempotent=idempotent, pace=pace)["acks"]
 
-    def read(self, want, timeout=40):
-        return self.call("read", timeout=timeout + 20, want=want, timeout_s=timeout)["records"]
+    def read(self, want, timeout=40, start=None):
+        """What each partition holds from an offset on, or from its beginning, until as many records came as are wanted."""
+        return self.call("read", timeout=timeout + 20, want=want, start=start, timeout_s=timeout)["records"]
 
     def times(self, topic, queries):
         return self.call("times", topic=topic, queries=queries)["offsets"]
@@ -193,9 +202,11 @@ class Kcat:
         runs = {}
         for r in records:
             key = b"" if r["k"] is None else base64.b64decode(r["k"]) + self.KEY
-            runs.setdefault((r.get("p"), bool(key), tuple(map(tuple, r.get("h", [])))), []).append(key + base64.b64decode(r["v"]))
+            value = b"" if r["v"] is None else base64.b64decode(r["v"])
+            runs.setdefault((r.get("p"), bool(key), tuple(map(tuple, r.get("h", [])))), []).append(key + value)
         for (partition, keyed, headers), lines in runs.items():
             arguments = ["-P", "-t", topic, "-z", codec, "-D", self.END.decode(), "-X", "linger.ms=5", "-E"]
+            arguments += ["-Z"] if any(r["v"] is None for r in records) else []  # nothing behind the key is null, then
             arguments += ["-K", self.KEY.decode()] if keyed else []
             arguments += ["-p", str(partition)] if partition is not None else []
             arguments += ["-X", "enable.idempotence=true"] if idempotent else []
@@ -217,10 +228,10 @@ class Kcat:
         if process.wait(timeout):
             raise Refused(f"kcat ended with status {process.returncode}")
 
-    def read(self, want, timeout=40):
+    def read(self, want, timeout=40, start=None):
         records = []
         for topic in want:
-            out = self.run("-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %T %K %S\n%k%s%h\x1e\x1d", timeout=timeout)
+            out = self.run("-C", "-t", topic, "-o", "beginning" if start is None else str(start), "-e", "-q", "-f", "%p %o %T %K %S\n%k%s%h\x1e\x1d", timeout=timeout)
             records += self._parse(topic, out)
         return records
 

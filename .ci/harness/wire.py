@@ -252,6 +252,20 @@ class Connection:
         return code, offset
 
 
+def batches_in(data):
+    """The whole batches of what a fetch answered, whatever their codec: [(first offset, offset behind, records in it)]."""
+    out, at = [], 0
+    while at + 61 <= len(data):
+        base, length = struct.unpack_from(">qi", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            break
+        [last_delta], [count] = struct.unpack_from(">i", data, at + 23), struct.unpack_from(">i", data, at + 57)
+        out.append((base, base + last_delta + 1, count))
+        at = end
+    return out
+
+
 def values_in(data):
     """The values of uncompressed batches, checking every CRC on the way: [(offset, value)]. A cut last batch is left out."""
     out, at = [], 0
