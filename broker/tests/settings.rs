@@ -288,7 +288,9 @@ async fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_of_its_reques
         (ALL, "num.partition", "3", "num.partitions"),
         (ALL, "leader.replication.throttled.rate", "1", "Unknown"),
         (ALL, "connections.max.idle.ms", "1", "at least 1000"),
-        (ALL, "num.io.threads", "many", "Unknown"),
+        (ALL, "num.io.threads", "many", "a whole number from 1"),
+        (ALL, "num.io.thread", "8", "Unknown"),
+        (ALL, "max.connection.creation.rate", "8", "Unknown"),
         (ALL, "num.partitions", "many", "an integer"),
         (ALL, "message.max.bytes", "0", "from 1 to"),
         (ALL, "default.replication.factor", "33", "from 0 to 32"),
@@ -311,6 +313,39 @@ async fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_of_its_reques
     // Tools clean up what they may have set before.
     let deleted = [("leader.replication.throttled.rate", DELETE, None)];
     assert_eq!(alter(&mut socket, "1", &deleted).await.0, 0);
+}
+
+#[tokio::test]
+async fn what_sizes_kafkas_own_machinery_is_kept_shown_and_said_to_be_without_effect() {
+    let mut broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let threads = "num.io.threads";
+    let shown = described(&mut socket, BROKER, "1").await;
+    assert!(!shown.iter().any(|c| c.name.as_str() == threads));
+    set(&mut socket, ALL, threads, "16").await;
+    set(&mut socket, "1", threads, "032").await;
+    let append = alter(&mut socket, ALL, &[(threads, APPEND, Some("1"))]).await;
+    assert!(append.1.contains("is no list"), "{append:?}");
+    broker.kill_and_restart();
+    let mut socket = broker.connect().await;
+    let both = layers(&mut socket, BROKER, "1", threads).await;
+    assert_eq!(as_text(&both), [("32", OF_ONE), ("16", OF_ALL)]);
+    for name in ["1", ALL] {
+        let all = described(&mut socket, BROKER, name).await;
+        let shown = all.iter().find(|c| c.name.as_str() == threads);
+        let shown = shown.unwrap_or_else(|| panic!("{threads} is shown"));
+        let note = shown.documentation.as_deref().unwrap_or_default();
+        assert!(
+            !shown.read_only && note.ends_with("without effect in logd."),
+            "{note}"
+        );
+    }
+    for name in ["1", ALL] {
+        let gone = alter(&mut socket, name, &[(threads, DELETE, None)]).await;
+        assert_eq!(gone, (0, String::new()));
+    }
+    let shown = described(&mut socket, BROKER, "1").await;
+    assert!(!shown.iter().any(|c| c.name.as_str() == threads));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::topic_config::{self, TopicConfig, TopicDefaults};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use tracing::info;
+use tracing::{info, warn};
 
 /// The one default that is a promise about a topic's replicas: brokers must not differ in it.
 const MIN_INSYNC: &str = "min.insync.replicas";
@@ -118,6 +118,17 @@ fn named(
     })
 }
 
+/// Whoever looks here for why a setting does nothing finds that it was known.
+fn warn_of_unused(set: &[String]) {
+    for unused in set.iter().filter_map(|name| settings::unused_of(name)) {
+        let (name, why) = (unused.name, unused.meaning);
+        warn!(
+            name,
+            why, "a setting was set that has no effect here; it is kept for tools"
+        );
+    }
+}
+
 /// Topics that say nothing themselves must be able to keep what is to hold for them.
 fn check_topics(state: &ClusterState, defaults: &TopicDefaults) -> Result<(), AlterBrokerError> {
     for topic in state.topics.values() {
@@ -157,9 +168,11 @@ impl Cluster {
             return Ok(());
         }
         let keys: Vec<String> = wanted.alteration.changes.keys().cloned().collect();
+        let set: Vec<String> = kept.into_keys().collect();
         match self.propose(Command::AlterBrokers(wanted)).await {
             Ok(Answer::Done) => {
                 info!(?broker, ?keys, "settings of brokers changed");
+                warn_of_unused(&set);
                 self.goes_by_settings().await;
                 Ok(())
             }

@@ -3,6 +3,7 @@
 use super::now::Now;
 use super::said::Said;
 use super::table::{Applies, Row, TABLE};
+use super::unused::unused_of;
 use crate::config::{Config, Raw, overlay, texts};
 use crate::topic_config::{self, check_default, names_of_broker};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,9 +73,24 @@ fn unknown(name: &str) -> SettingError {
     }
 }
 
-/// The key in the file of a setting that changes at once; `None` for what topics have by default.
+/// What a value comes to that has no effect here; `None` if the setting is none of those.
+fn check_unused(name: &str, value: &str) -> Option<Result<String, SettingError>> {
+    let unused = unused_of(name)?;
+    Some(unused.checked(value).map_err(|why| SettingError::Invalid {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        why,
+    }))
+}
+
+/// The key in the file of a setting that changes at once; `None` for what topics have by default, and for what has no
+/// effect here.
 fn key_of(name: &str, value: &str) -> Result<Option<&'static str>, SettingError> {
     if let Some(checked) = check_default(name, value) {
+        checked?;
+        return Ok(None);
+    }
+    if let Some(checked) = check_unused(name, value) {
         checked?;
         return Ok(None);
     }
@@ -210,7 +226,10 @@ pub fn check(
         let kept_as = match (check_default(&name, &value), row_of(&name)) {
             (Some(checked), _) => checked?,
             (None, Some(row)) => texts.get(row.key).cloned().unwrap_or(value),
-            (None, None) => value,
+            (None, None) => match check_unused(&name, &value) {
+                Some(checked) => checked?,
+                None => value,
+            },
         };
         kept.insert(name, kept_as);
     }
@@ -227,7 +246,7 @@ pub fn list_here(
     name: &str,
 ) -> Result<String, SettingError> {
     let Some(usual) = topic_config::list_of(name) else {
-        let known = names().any(|known| known == name);
+        let known = names().any(|known| known == name) || unused_of(name).is_some();
         return Err(match known {
             true => SettingError::NotAList(name.to_owned()),
             false => unknown(name),

@@ -6,9 +6,10 @@
 
 use super::now::Now;
 use super::table::{Applies, FIXED, Row, TABLE};
+use super::unused::{Unused, unused_of};
 use crate::config::{Raw, texts};
 use crate::topic_config::{Described, Kind, Layer, Source, names_of_broker, of_broker};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a broker says that is no setting: some of it is found out at the start, some follows from settings.
 const DERIVED: [&str; 6] = [
@@ -44,6 +45,7 @@ impl Now {
         let mut all: Vec<Described> = own.map(|row| self.describe(row, &values)).collect();
         all.extend(of_broker(&self.topics).into_iter().map(noted));
         all.extend(self.derived());
+        all.extend(self.unused());
         all.extend_from_slice(identity);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
@@ -99,6 +101,30 @@ impl Now {
         }
     }
 
+    /// What was set although it has no effect, and nothing that was not.
+    fn unused(&self) -> impl Iterator<Item = Described> {
+        let names: BTreeSet<&String> = self.one.keys().chain(self.all.keys()).collect();
+        let unused = names.into_iter().filter_map(|name| unused_of(name));
+        unused.map(|unused| self.describe_unused(unused))
+    }
+
+    fn describe_unused(&self, unused: &Unused) -> Described {
+        let set = [
+            (self.one.get(unused.name), Source::BrokerNow),
+            (self.all.get(unused.name), Source::AllBrokersNow),
+        ];
+        let layers = set.into_iter();
+        Described {
+            name: unused.name.to_owned(),
+            kind: unused.kind,
+            read_only: false,
+            documentation: unused.documentation(),
+            layers: layers
+                .filter_map(|(value, source)| Some(layer(unused.name, value?, source)))
+                .collect(),
+        }
+    }
+
     fn derived(&self) -> [Described; 2] {
         let replication = self.config.topics.default_replication_factor.to_string();
         let given = |name: &str, kind, value: &str, meaning: &str| Described {
@@ -149,7 +175,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::settings::Said;
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     fn shown(change: impl FnOnce(&mut Raw), said: Said) -> Vec<Described> {

@@ -10,9 +10,11 @@ mod describe;
 mod now;
 mod said;
 mod table;
+mod unused;
 
 pub use crate::config::ReplicaSelector;
 pub use check::{SettingError, check, list_here, name_of};
 pub use now::{Keeper, Live, Now, topics_of_all};
 pub use said::Said;
 pub use table::{Applies, FIXED, Row, TABLE};
+pub use unused::unused_of;
