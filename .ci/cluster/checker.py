@@ -11,6 +11,7 @@ import collections
 import sys
 
 import history as histories
+import losses
 import orders
 import watermarks
 
@@ -84,6 +85,7 @@ class Records:
 def check(history):
     """A `Verdict` on a list of events."""
     ops = histories.operations(history)
+    no_longer_promised = losses.forget(ops)
     records, verdict = Records(ops), Verdict()
     offsets_of_one_value(records, verdict)
     reads_of_what_was_not_written(ops, records, verdict)
@@ -94,6 +96,8 @@ def check(history):
     watermarks.log_bounds(ops, verdict)
     watermarks.committed_offsets(ops, verdict)
     verdict.counts.update(counts(ops, records))
+    if any(op.f == "loss" for op in ops):
+        verdict.counts["acknowledged records that an accepted loss covers"] = no_longer_promised
     return verdict
 
 

@@ -73,6 +73,16 @@ class Day:
     def wait(self, seconds):
         time.sleep(seconds)
 
+    def logctl(self, *arguments, refused=False):
+        """What it says as JSON, asked of a broker that runs; `refused`: none if it does not do it."""
+        asked = next(broker for broker in self.brokers if broker.alive())
+        line = [self.options.logctl, *arguments, "--rpc", asked.address("rpc"), "-o", "json"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        if refused and done.returncode:
+            return None
+        assert done.returncode == 0, f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout[-600:]}{done.stderr[-300:]}"
+        return json.loads(done.stdout)
+
     def topic_id(self, name=TOPIC):
         """As folders are named by it."""
         admin = AdminClient({**QUIET, "bootstrap.servers": self.cluster.bootstrap})
@@ -95,8 +105,9 @@ class Day:
 
     def live(self):
         network = Namespaces if self.scenario.network or self.options.place == "netns" else Loopback
-        self.network = network(self.options.brokers)
-        self.cluster = Cluster(self.options.logd, self.folder, self.network, self.options.brokers, self.scenario.settings)
+        count, replicas = self.options.brokers + self.scenario.beside, self.options.brokers
+        self.network = network(count)
+        self.cluster = Cluster(self.options.logd, self.folder, self.network, count, replicas, self.scenario.settings)
         self.recorder = history.Recorder(self.folder / "history.jsonl")
         self.scenario.prepare(self)
         self.cluster.start()
@@ -132,9 +143,10 @@ class Day:
         high = {f"{topic}-{partition}": end for (_, partition), end in ends.items()}
         compacted = {self.topic_id(OFFSETS_TOPIC)}
         directories = {broker.name: broker.data for broker in self.brokers}
+        holders = {f"{topic}-{partition}": {b.name for b in brokers} for partition, brokers in self.cluster.holders(TOPIC).items()}
 
         def caught_up():
-            return not [name for name, _ in replicas.compare(directories, high, compacted) if name in ("replica-behind", "replica-missing")]
+            return not [name for name, _ in replicas.compare(directories, high, compacted, holders) if name in ("replica-behind", "replica-missing")]
         try:
             until(CATCH_UP_WITHIN, "replicas catch up", caught_up, pause=0.5)
         except (AssertionError, OSError):
@@ -147,7 +159,7 @@ class Day:
         for name, status in self.cluster.stop().items():
             if status != 0:
                 self.anomalies.append(("unclean-stop", f"{name} ended with status {status} after SIGTERM"))
-        self.anomalies += replicas.compare(directories, high, compacted)
+        self.anomalies += replicas.compare(directories, high, compacted, holders)
         for broker in self.brokers:
             done = subprocess.run([self.options.logctl, "debug", "verify", str(broker.data)], capture_output=True, text=True)
             (broker.home / "verify").write_text(done.stdout + done.stderr)

@@ -13,6 +13,8 @@ An invocation without a completion counts as info. What `value` holds, by `f`:
   committed  [[group, topic, partition, offset|null], ...]   as fetched; null: none
   offsets    [[topic, partition, start|null, end|null], ...] as ListOffsets said; null: not told
   final      {"complete": bool, ...}: every partition was read from its beginning to the highest offset known
+  loss       {"began": ns, "kept": [[topic, partition, offset], ...]}: from `began` until now these went on by force, and what they
+             had from `offset` on may be lost; that was accepted
   fault      what was done to the cluster; for people, not judged
 A record's values are unique within its (topic, partition). A client that was closed goes on under another process name.
 

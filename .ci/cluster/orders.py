@@ -2,7 +2,7 @@
 
 Promise: a step of exactly one is right; more is a skip, less a step back. Within an operation a rebalance excuses
 the partitions that it moved; between operations a group's member is excused (another member may have read
-meanwhile), and so is a client that was told to go elsewhere.
+meanwhile), and so are a client that was told to go elsewhere, and the first poll after an accepted loss.
 
 Not here: which order the log has (see `checker.Records`).
 """
@@ -50,6 +50,11 @@ def between_operations(ops, records, verdict):
         elif op.f == "subscribe":
             polled[op.process] = {}
             subscribed.add(op.process)
+        elif op.f == "loss":
+            # Whoever stood behind what is left begins elsewhere.
+            for at in polled.values():
+                for topic, partition, _ in op.value["kept"]:
+                    at.pop((topic, partition), None)
         if op.f not in ("poll", "send", "txn"):
             continue
         if op.type == "ok" and op.process not in subscribed:

@@ -120,9 +120,9 @@ class Broker:
 
 
 class Cluster:
-    def __init__(self, binary, home, network, count, settings=None):
+    def __init__(self, binary, home, network, count, replicas, settings=None):
         self.binary, self.home, self.network = str(binary), pathlib.Path(home), network
-        self.settings = {"LOGD_TOPICS__DEFAULT_REPLICATION_FACTOR": str(count), **(settings or {})}
+        self.settings = {"LOGD_TOPICS__DEFAULT_REPLICATION_FACTOR": str(replicas), **(settings or {})}
         self.brokers = []
         self.brokers += [Broker(self, index) for index in range(count)]
 
@@ -161,6 +161,17 @@ class Cluster:
             if leaders:
                 return leaders
         return {}
+
+    def holders(self, topic):
+        """{partition: its brokers} as a broker that answers sees it."""
+        addresses = {self.network.address(broker.index, "kafka"): broker for broker in self.brokers}
+        for broker in filter(Broker.alive, self.brokers):
+            told = self.metadata(broker, [topic])
+            nodes = {node: addresses[host, port] for node, host, port, _ in told["brokers"] if (host, port) in addresses}
+            partitions = told["topics"].get(topic, {}).get("partitions", [])
+            if partitions:
+                return {p["index"]: [nodes[node] for node in p["replicas"] if node in nodes] for p in partitions}
+        raise AssertionError(f"no broker says where {topic} is")
 
     def busiest(self, topic):
         """The broker that leads most partitions of the topic."""

@@ -5,7 +5,7 @@ the same if offset, leader epoch, declared CRC and the bytes that it covers are.
 `logctl debug verify`'s to find. Every replica compacts its own files in its own time: of a compacted log the last record
 of every key must be the same, and what several hold at an offset.
 
-Not here: which brokers hold what (all of them do in these scenarios), clients.
+Not here: which brokers are to hold what, clients.
 """
 
 import collections
@@ -81,18 +81,20 @@ def logs(directory):
     return out
 
 
-def compare(directories, high, compacted=()):
+def compare(directories, high, compacted=(), holders=None):
     """Anomalies as (name, details). `directories` is {broker: data directory}; `high` is {folder's name: high watermark}.
 
     A log without a known high watermark (metadata, committed offsets) is compared as far as every replica goes.
-    `compacted` has the topic ids, as folders show them, of the topics that are.
+    `compacted` has the topic ids, as folders show them, of the topics that are. `holders`: {folder's name: brokers} that are to
+    have a log; without it every broker is to have every one.
     """
     found = []
     held = {broker: logs(path) for broker, path in directories.items()}
     for key in sorted(set(high).union(*held.values())):
         copies = {broker: log[key] for broker, log in held.items() if key in log}
         may_lack_records = key.split("-")[0] in compacted
-        for broker in held.keys() - copies.keys() if key in high else ():
+        expected = held.keys() if holders is None else holders.get(key, ())
+        for broker in sorted(set(expected) - copies.keys()) if key in high else ():
             found.append(("replica-missing", {"log": key, "broker": broker}))
         for broker, copy in copies.items():
             found += ([] if may_lack_records else _gaps(key, broker, copy)) + _repeated_sequences(key, broker, copy)

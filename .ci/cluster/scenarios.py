@@ -20,20 +20,21 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import faults  # noqa: E402
+import recovery  # noqa: E402
 from day import Day  # noqa: E402
 from harness.report import until  # noqa: E402
 from network import both_ways, enter_private_network  # noqa: E402
 from workload import TOPIC  # noqa: E402
 
-Scenario = collections.namedtuple("Scenario", "name fault brokers network prepare settings")
+Scenario = collections.namedtuple("Scenario", "name fault brokers network prepare settings beside")
 CATALOGUE = {}
 
 
-def scenario(brokers=(1, 3), network=False, prepare=lambda day: None, settings=None):
-    """`network`: needs namespaces. `prepare`: before the brokers' first start."""
+def scenario(brokers=(1, 3), network=False, prepare=lambda day: None, settings=None, beside=0):
+    """`network`: needs namespaces. `prepare`: before the brokers' first start. `beside`: so many brokers more than replicas."""
     def add(fault):
         name = fault.__name__.replace("_", "-")
-        CATALOGUE[name] = Scenario(name, fault, brokers, network, prepare, settings)
+        CATALOGUE[name] = Scenario(name, fault, brokers, network, prepare, settings, beside)
         return fault
     return add
 
@@ -376,6 +377,37 @@ def yesterdays_files(day):
     faults.put_back(broker, copy)
     day.restart(broker)
     day.wait(10)
+
+
+# --- more than a cluster is built for ----------------------------------------------------------------------------
+
+
+@scenario(brokers=(3,), beside=2)
+def majority_lost_for_good(day):
+    """Two brokers lose their disks for good; an operator has what is left go on, and what the third one lacked stays lost."""
+    holders = day.cluster.holders(TOPIC)[0]
+    third = day.chance.choice(holders)
+    lost = [broker for broker in holders if broker is not third]
+    nodes = recovery.node_ids(day, lost)
+    day.note(f"SIGSTOP {third.name} for 4 s: {' and '.join(b.name for b in lost)} acknowledge what it lacks")
+    third.pause()
+    day.wait(4)
+    for broker in lost:
+        broker.kill()
+        faults.wipe(broker)
+    third.go_on()
+    day.note(f"kill -9 {' and '.join(b.name for b in lost)}, their disks are wiped; SIGCONT {third.name}")
+    day.workload.loss_begins()
+    day.workload.loss_accepted(recovery.by_force(day, nodes))
+    until(20, "what was recovered is led", lambda: all(p["leader"] for p in recovery.partitions(day)))
+    day.wait(4)
+    for broker in lost:
+        day.restart(broker)
+    day.cluster.wait_ready()
+    day.logctl("cluster", "rebalance", "run")
+    until(60, "every partition has three replicas again", lambda: recovery.whole_again(day), pause=0.5)
+    day.note("every partition has three replicas again")
+    day.wait(3)
 
 
 # --- the beginning ---------------------------------------------------------------------------------------------

@@ -59,6 +59,12 @@ class Story:
     def offsets(self, start, end):
         return self.op("poller", "ok", "offsets", None, [[T, 0, start, end]])
 
+    def loss(self, kept, topic=T, began=None):
+        self.number += 1
+        value = {"began": self.tick() if began is None else began, "kept": [[topic, 0, kept]]}
+        self.events.append({"op": self.number, "process": "nemesis", "type": "info", "f": "loss", "time": self.tick(), "value": value})
+        return self
+
     def final(self, complete=True):
         return self.op("final", "ok", "final", None, {"complete": complete})
 
@@ -219,6 +225,39 @@ class Checker(unittest.TestCase):
     def test_committed_offset_from_nowhere(self):
         self.finds("committed-offset-from-nowhere", Story().commit(3).committed(7))
         self.passes(Story().commit(3).commit(7, type="info").committed(7))
+
+    def test_an_accepted_loss_covers_what_was_known_beyond_what_is_kept(self):
+        def day(kept):
+            story = three().poll((1, 0), (2, 1), (3, 2)).offsets(0, 3)
+            story = story if kept is None else story.loss(kept)
+            return story.offsets(0, 1).send((4, 1), process="v").poll((1, 0), (4, 1)).final()
+        verdict = self.passes(day(kept=1))
+        self.assertEqual(2, verdict.counts["acknowledged records that an accepted loss covers"])
+        self.assertEqual({"inconsistent-offsets", "high-watermark-went-back", "nonmonotonic-poll"}, day(kept=None).names())
+        self.finds("inconsistent-offsets", day(kept=2), only=False)
+
+    def test_a_loss_covers_no_other_partition_and_nothing_that_is_kept(self):
+        self.finds("unseen", three().loss(3).poll((1, 0), (2, 1)).final())
+        self.finds("lost-write", three().loss(3).poll((1, 0), (3, 2)), only=False)
+        self.finds("unseen", three().send((1, 0), partition=1).loss(0).final())
+
+    def test_a_loss_covers_nothing_that_began_behind_it(self):
+        self.finds("unseen", three().poll((1, 0), (2, 1)).loss(2).send((4, 2)).final())
+        self.finds("nonmonotonic-poll", three().loss(1).poll((1, 0)).send((4, 1)).poll((4, 1)).poll((1, 0)))
+
+    def test_what_was_under_way_during_a_loss_may_be_from_before_or_after_it(self):
+        story = three()
+        began = story.clock
+        sent, polled = story.begin("w", "send", [["send", T, 0, None, 4]]), story.begin("r", "poll", None)
+        story.loss(1, began=began)
+        story.end(sent, "ok", [["send", T, 0, 1, 4]])
+        story.end(polled, "ok", [["poll", T, 0, 2, 3], ["poll", T, 0, 0, 1]])
+        self.passes(story.poll((1, 0), (4, 1)).final())
+
+    def test_committed_offsets_go_back_only_with_the_log_that_holds_them(self):
+        self.finds("committed-offset-went-back", Story().commit(5).loss(0).committed(None))
+        self.passes(Story().commit(5).committed(5).loss(0, topic="__consumer_offsets").committed(None))
+        self.finds("committed-offset-went-back", Story().loss(0, topic="__consumer_offsets").commit(5).committed(3), only=False)
 
     def test_an_operation_without_a_completion_is_unknown(self):
         story = Story()

@@ -73,6 +73,12 @@ class Replicas(unittest.TestCase):
         self.replica("two", log(b"a"), key="other-0")
         self.assertEqual(["replica-missing"], self.names(high=1))
 
+    def test_who_is_to_have_no_replica_lacks_none(self):
+        self.replica("one", log(b"a"))
+        self.replica("two", log(b"a"), key="other-0")
+        found = [replicas.compare(self.directories, {LOG: 1}, holders={LOG: held}) for held in ({"one"}, {"one", "two"})]
+        self.assertEqual([[], ["replica-missing"]], [[name for name, _ in anomalies] for anomalies in found])
+
     def test_what_a_truncation_cut_off_is_not_part_of_the_log(self):
         whole = log(b"a", b"b", b"c")
         self.replica("one", whole)

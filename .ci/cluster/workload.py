@@ -6,6 +6,7 @@ rising integers, unique in their partition. Which partition comes when is drawn 
 Not here: faults, brokers, judgement (see `checker`). The clients are librdkafka's, by way of confluent-kafka.
 """
 
+import contextlib
 import itertools
 import logging
 import random
@@ -57,6 +58,7 @@ class Workload:
         self.acknowledged = {key: [] for key in self.keys}  # when, in ns
         self.highest = {key: -1 for key in self.keys}  # highest acknowledged offset
         self.stopping, self.threads, self.failures = threading.Event(), [], []
+        self.loss_began = None  # when, in ns
         self.logger = logging.getLogger(f"clients-{id(self)}")
         self.logger.propagate = False
         self.logger.addHandler(logging.FileHandler(log_path))
@@ -115,11 +117,23 @@ class Workload:
                 # Whoever has a hundred partitions visits more of them at a time, so that each is visited ten times a second.
                 keys = [next(turn) for _ in range(max(2, self.partitions // 5))]
                 self.send(producer, process, [key for key in keys for _ in range(chance.choice((1, 1, 1, 3)))], fatal)
-                self.reports_for(producer, TICK_SECONDS)
+                with self.fatal_where_data_is_lost(fatal):
+                    self.reports_for(producer, TICK_SECONDS)
             # Longer than the longest timeout of a record, so that every outcome is reported.
-            producer.flush(timeout_ms / 1000 + 5)
+            with self.fatal_where_data_is_lost(fatal):
+                producer.flush(timeout_ms / 1000 + 5)
             if self.stopping.is_set():
                 return
+
+    @contextlib.contextmanager
+    def fatal_where_data_is_lost(self, fatal):
+        """A producer whose acknowledged batches are gone is out of sequence for good. Anywhere else that is the run's failure."""
+        try:
+            yield
+        except KafkaException as problem:
+            if self.loss_began is None or not problem.args[0].fatal():
+                raise
+            fatal.set()
 
     @staticmethod
     def reports_for(producer, seconds):
@@ -311,6 +325,16 @@ class Workload:
         self.recorder.note("final", "final", {"complete": complete, "behind": [[*key, *at] for key, at in behind().items()],
                                               "without an end": [key for key in self.keys if key not in ends]})
         return ends
+
+    def loss_begins(self):
+        """From now on somebody may have partitions go on by force."""
+        self.loss_began = time.monotonic_ns()
+
+    def loss_accepted(self, kept):
+        """These partitions did: `kept` is {key: offset up to which they have certainly everything}."""
+        self.recorder.note("nemesis", "loss", {"began": self.loss_began, "kept": [[*key, offset] for key, offset in sorted(kept.items())]})
+        for key in self.highest.keys() & kept.keys():
+            self.highest[key] = min(self.highest[key], kept[key] - 1)
 
     def gaps_ms(self, begin_ns, end_ns):
         """The longest time without an acknowledgement, per partition: {"p50": ms, "p99": ms, "max": ms} over partitions."""
