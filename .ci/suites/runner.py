@@ -1,6 +1,7 @@
 """Runs another project's suite: workers side by side, each with brokers of its own, and the verdict against the listing.
 
 No test sees another's topics, groups or load, unless the suite insists on one address; those that the listing calls `alone` run after all others, one by one.
+A listed test that fails is run once more by itself, and what it said both times is printed.
 What a suite is made of (`units`) and how one of them is run (`outcomes_of`) says the suite's own driver.
 """
 
@@ -123,15 +124,20 @@ class Suite:
     def run(self):
         # The longest first: the run is over when the last worker is.
         units = sorted(self.chosen(), key=self.seconds, reverse=True)
-        self.side_by_side([u for u in units if not self.marked(u, "alone")], self.options.workers)
-        self.side_by_side([u for u in units if self.marked(u, "alone")], 1)
+        self.side_by_side("worker", [u for u in units if not self.marked(u, "alone")], self.options.workers)
+        self.side_by_side("alone", [u for u in units if self.marked(u, "alone")], 1)
+        # Some give a whole second to what takes half of one. What fails twice, the second time by itself, is broken.
+        failed, _ = listing.verdict(self.listed, self.outcomes, self.options.brokers)
+        if missed := [u for u in units if not set(failed).isdisjoint(u.names)]:
+            print(f"once more, one by one: {', '.join(u.key for u in missed)}", flush=True)
+            self.side_by_side("again", missed, 1)
 
-    def side_by_side(self, units, workers):
+    def side_by_side(self, kind, units, workers):
         waiting = queue.SimpleQueue()
         for unit in units:
             waiting.put(unit)
         count = min(workers, len(units))
-        folders = [self.folder / f"worker-{n}-of-{workers}" for n in range(count)]
+        folders = [self.folder / f"{kind}-{n}-of-{workers}" for n in range(count)]
         places = [Place(self.options, self, folder) for folder in folders[:1 if self.port else count]]
         threads = [threading.Thread(target=self.work, args=(waiting, places[n % len(places)])) for n in range(count)]
         try:
@@ -164,6 +170,8 @@ class Suite:
     def home(self, unit):
         """A folder of the unit's own, to run in and to leave its output in."""
         home = self.folder / "tests" / unit.key
+        while home.exists():
+            home = home.with_name(f"{home.name}-again")
         home.mkdir(parents=True)
         return home
 
