@@ -235,7 +235,7 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--tools", required=True, help="the folder that .ci/install printed")
     parser.add_argument("--scratch", default=None, help="where data and logs go")
-    parser.add_argument("--logd", help="the logd binary to test")
+    parser.add_argument("--logd", type=os.path.abspath, help="the logd binary to test")
     parser.add_argument("--kafka", action="store_true", help="test Apache Kafka instead, to prove the tests")
     parser.add_argument("--only", default="", help="run the tests whose name contains this")
     parser.add_argument("--brokers", type=int, choices=[1, 3], default=1, help="three of logd, and three replicas, instead of one")
