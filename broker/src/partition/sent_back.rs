@@ -23,9 +23,15 @@ const PRODUCERS_MAX: usize = 1_024;
 #[derive(Debug)]
 struct Producer {
     epoch: i16,
-    /// First sequences, as they came.
-    batches: VecDeque<i32>,
-    at: Instant,
+    /// First sequences, and when each was sent back last: those behind a missing one come again and again, and
+    /// must not keep it remembered.
+    batches: VecDeque<(i32, Instant)>,
+}
+
+impl Producer {
+    fn forget_old(&mut self, now: Instant) {
+        self.batches.retain(|(_, at)| *at + REMEMBERED > now);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +44,10 @@ impl SentBack {
     pub fn note(&self, batch: &Sequence, now: Instant) {
         let mut by_id = self.by_id.lock();
         if by_id.len() >= PRODUCERS_MAX && !by_id.contains_key(&batch.producer_id) {
-            by_id.retain(|_, producer| producer.at + REMEMBERED > now);
+            by_id.retain(|_, producer| {
+                producer.forget_old(now);
+                !producer.batches.is_empty()
+            });
             if by_id.len() >= PRODUCERS_MAX {
                 return;
             }
@@ -46,20 +55,18 @@ impl SentBack {
         let fresh = || Producer {
             epoch: batch.epoch,
             batches: VecDeque::new(),
-            at: now,
         };
         let producer = by_id.entry(batch.producer_id).or_insert_with(fresh);
-        if producer.epoch != batch.epoch || producer.at + REMEMBERED <= now {
+        if producer.epoch != batch.epoch {
             *producer = fresh();
         }
-        producer.at = now;
-        if !producer.batches.contains(&batch.first) {
-            // Those in flight may all be sent back, and again while they are sent anew.
-            if producer.batches.len() == 2 * REMEMBERED_BATCHES {
-                producer.batches.pop_front();
-            }
-            producer.batches.push_back(batch.first);
+        producer.forget_old(now);
+        producer.batches.retain(|(first, _)| *first != batch.first);
+        // Those in flight may all be sent back, and again while they are sent anew.
+        if producer.batches.len() == 2 * REMEMBERED_BATCHES {
+            producer.batches.pop_front();
         }
+        producer.batches.push_back((batch.first, now));
     }
 
     /// A batch is in the log, or on its way into it.
@@ -68,7 +75,7 @@ impl SentBack {
         let Some(producer) = by_id.get_mut(&batch.producer_id) else {
             return;
         };
-        producer.batches.retain(|first| *first != batch.first);
+        producer.batches.retain(|(first, _)| *first != batch.first);
         if producer.batches.is_empty() || producer.epoch != batch.epoch {
             by_id.remove(&batch.producer_id);
         }
@@ -91,9 +98,12 @@ impl SentBack {
     fn find(&self, batch: &Sequence, now: Instant, is: impl Fn(i32) -> bool) -> Option<i32> {
         let by_id = self.by_id.lock();
         let producer = by_id.get(&batch.producer_id)?;
-        let known = producer.epoch == batch.epoch && producer.at + REMEMBERED > now;
-        let mut batches = producer.batches.iter().copied().filter(|_| known);
-        batches.find(|first| is(*first))
+        let recent = producer
+            .batches
+            .iter()
+            .filter(|(_, at)| *at + REMEMBERED > now);
+        let mut firsts = recent.map(|(first, _)| *first);
+        firsts.find(|first| producer.epoch == batch.epoch && is(*first))
     }
 }
 
@@ -128,6 +138,19 @@ mod tests {
         sent_back.note(&batch(0, 4), now);
         assert_eq!(sent_back.weigh(GAP, &batch(1, 5), now), GAP);
         assert_eq!(sent_back.weigh(GAP, &batch(0, 5), now + REMEMBERED), GAP);
+    }
+
+    #[tokio::test]
+    async fn who_never_sends_the_missing_batch_again_is_told_of_the_gap_however_often_it_sends_the_next()
+     {
+        let (sent_back, begun) = (SentBack::default(), Instant::now());
+        sent_back.note(&batch(0, 4), begun);
+        for (quarter, ours) in [(1, true), (2, true), (3, true), (4, false)] {
+            let now = begun + REMEMBERED * quarter / 4;
+            let verdict = sent_back.weigh(GAP, &batch(0, 5), now);
+            assert_eq!(verdict != GAP, ours, "after {quarter} quarters");
+            sent_back.note(&batch(0, 5), now);
+        }
     }
 
     #[tokio::test]
