@@ -252,51 +252,43 @@ class Connection:
         return code, offset
 
 
-def batches_in(data):
-    """The whole batches of what a fetch answered, whatever their codec: [(first offset, offset behind, records in it)]."""
-    out, at = [], 0
+def whole_batches(data):
+    """(first offset, bytes) of every batch of what a fetch answered; a cut last one is left out."""
+    at = 0
     while at + 61 <= len(data):
         base, length = struct.unpack_from(">qi", data, at)
+        assert length >= 49, f"a served batch at offset {base} says that it has {length} bytes"
         end = at + 12 + length
         if end > len(data):
-            break
-        [last_delta], [count] = struct.unpack_from(">i", data, at + 23), struct.unpack_from(">i", data, at + 57)
-        out.append((base, base + last_delta + 1, count))
+            return
+        yield base, data[at:end]
         at = end
+
+
+def batches_in(data):
+    """Of every whole batch, whatever its codec: [(first offset, offset behind, records in it)]."""
+    out = []
+    for base, batch in whole_batches(data):
+        [last_delta], [count] = struct.unpack_from(">i", batch, 23), struct.unpack_from(">i", batch, 57)
+        out.append((base, base + last_delta + 1, count))
     return out
 
 
 def values_in(data):
     """The values of uncompressed batches, checking every CRC on the way: [(offset, value)]. A cut last batch is left out."""
-    out, at = [], 0
-    while at + 61 <= len(data):
-        base, length = struct.unpack_from(">qi", data, at)
-        end = at + 12 + length
-        if end > len(data):
-            break
-        crc, attributes, _last, _t0, _t1, _pid, _epoch, _seq, count = struct.unpack_from(">IhiqqqhIi", data, at + 17)
-        assert crc32c(data[at + 21:end]) == crc, f"a served batch at offset {base} has a wrong CRC"
+    out = []
+    for base, batch in whole_batches(data):
+        crc, attributes, _last, _t0, _t1, _pid, _epoch, _seq, count = struct.unpack_from(">IhiqqqhIi", batch, 17)
+        assert crc32c(batch[21:]) == crc, f"a served batch at offset {base} has a wrong CRC"
         assert attributes & 7 == 0, "compressed"
-        at += 61
+        reader = Reader(batch[61:])
         for _ in range(count):
-            size, at = _read_varint(data, at)
-            stop, at = at + size, at + 1
-            _ts, at = _read_varint(data, at)
-            delta, at = _read_varint(data, at)
-            key, at = _read_varint(data, at)
-            at += max(key, 0)
-            value, at = _read_varint(data, at)
-            out.append((base + delta, data[at:at + value]))
-            at = stop
+            size = reader.varint()
+            stop = reader.at + size
+            reader.take(1)
+            reader.varint()  # timestamp
+            delta = reader.varint()
+            reader.varint_bytes()
+            out.append((base + delta, reader.varint_bytes() or b""))
+            reader.at = stop
     return out
-
-
-def _read_varint(data, at):
-    shift = n = 0
-    while True:
-        byte = data[at]
-        at += 1
-        n |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (n >> 1) ^ -(n & 1), at
-        shift += 7
