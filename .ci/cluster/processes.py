@@ -107,12 +107,11 @@ class Broker:
         except OSError:
             return None
 
-    def errors_answered(self, code):
-        """How often clients were told of a Kafka error since this process began."""
+    def counted(self, series):
+        """What a counter at /metrics has come to since this process began."""
         with urllib.request.urlopen(f"http://{self.address('admin')}/metrics", timeout=5) as answer:
-            series = f'logd_kafka_errors_total{{code="{code}"}} '
-            counts = [line.removeprefix(series) for line in answer.read().decode().splitlines() if line.startswith(series)]
-        return int(float(counts[0])) if counts else 0
+            lines = answer.read().decode().splitlines()
+        return int(float(next(line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} "))))
 
     def log_tail(self, lines=40):
         text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""

@@ -91,6 +91,8 @@ struct Handles {
     compaction: CompactionCounters,
     raft_files_received: Counter,
     partition_forced: Counter,
+    sequence_gaps: Counter,
+    sequences_late: Counter,
     storage_commit: Histogram,
     storage_sync: Histogram,
     storage_commits: Counter,
@@ -198,6 +200,8 @@ impl Handles {
             compaction: CompactionCounters::new(r),
             raft_files_received: counter(r, &RAFT_FILES_BYTES, &["received"]),
             partition_forced: counter(r, &PARTITION_FORCED_RECOVERIES, &[]),
+            sequence_gaps: counter(r, &PARTITION_SEQUENCES_REFUSED, &["gap"]),
+            sequences_late: counter(r, &PARTITION_SEQUENCES_REFUSED, &["late"]),
             storage_commit: histogram(r, &STORAGE_COMMIT_SECONDS, &[]),
             storage_sync: histogram(r, &STORAGE_SYNC_SECONDS, &[]),
             storage_commits: counter(r, &STORAGE_COMMITS, &[]),
@@ -393,6 +397,17 @@ pub fn set_dirty_ratio(ratio: f64) {
 /// A partition goes on with what the replica here has, by force.
 pub fn partition_forced() {
     CORE.handles.partition_forced.increment(1);
+}
+
+/// A batch was refused for its sequence: it leaves a gap, or is a late copy of one from long ago.
+pub fn sequence_refused(late: bool) {
+    let handles = &CORE.handles;
+    let counter = if late {
+        &handles.sequences_late
+    } else {
+        &handles.sequence_gaps
+    };
+    counter.increment(1);
 }
 
 /// An append became durable.

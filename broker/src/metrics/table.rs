@@ -185,6 +185,11 @@ pub const PARTITION_FORCED_RECOVERIES: Metric = counter(
     &[],
     "partitions that an operator had go on with what the replica here has, without a majority",
 );
+pub const PARTITION_SEQUENCES_REFUSED: Metric = counter(
+    "logd_partition_sequences_refused_total",
+    &["place"],
+    "batches of idempotent producers out of sequence: ahead of what is missing (gap), or older than what is remembered (late)",
+);
 pub const PRODUCERS: Metric = gauge("logd_producers", &[], "idempotent producers remembered");
 
 // Raft.
@@ -360,6 +365,7 @@ pub const TABLE: &[Metric] = &[
     PARTITIONS_UNDER_REPLICATED,
     PARTITIONS_FAILED,
     PARTITION_FORCED_RECOVERIES,
+    PARTITION_SEQUENCES_REFUSED,
     PRODUCERS,
     RAFT_PROPOSALS,
     RAFT_COMMIT_SECONDS,

@@ -17,6 +17,7 @@ fn observe_all() -> (OpenConnection, Arc<TopicTraffic>) {
         produce_stage(stage, Duration::from_micros(50));
     }
     batch_repacked(Duration::from_micros(1), Duration::from_millis(2));
+    sequence_refused(true);
     raft_proposed();
     raft_committed(Duration::from_millis(1));
     raft_elected();

@@ -9,6 +9,7 @@
 use super::line::Place;
 use super::producers::{Flights, Sequence, Verdict};
 use super::{Leadership, Partition};
+use crate::metrics;
 use crate::raft::{Pending, Proposal, ProposeError};
 use bytes::Bytes;
 use logd_proto::record_batch::BatchHeader;
@@ -424,11 +425,14 @@ impl Partition {
                 let there = self.appended(mark.base_offset, Some(mark.timestamp));
                 Ok(Appending(State::Ready(Some(Ok(there)))))
             }
-            Verdict::OutOfOrder { expected } => Err(AppendError::OutOfOrderSequence {
-                producer_id: sequence.producer_id,
-                found: sequence.first,
-                expected,
-            }),
+            Verdict::OutOfOrder { expected } => {
+                metrics::sequence_refused(sequence.is_before(expected));
+                Err(AppendError::OutOfOrderSequence {
+                    producer_id: sequence.producer_id,
+                    found: sequence.first,
+                    expected,
+                })
+            }
             Verdict::Behind { missing } => Err(AppendError::Behind {
                 producer_id: sequence.producer_id,
                 missing,

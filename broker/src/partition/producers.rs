@@ -33,6 +33,14 @@ impl Sequence {
             last: last as i32,
         }
     }
+
+    /// It begins before `expected`: a copy from long ago, of a connection that its client gave up and whose bytes
+    /// came late. Half of the numbers, which wrap, are before any of them.
+    pub fn is_before(&self, expected: i32) -> bool {
+        let numbers = i64::from(i32::MAX) + 1;
+        let behind = (i64::from(expected) - i64::from(self.first)).rem_euclid(numbers);
+        (1..numbers / 2).contains(&behind)
+    }
 }
 
 fn after(sequence: i32) -> i32 {
@@ -451,6 +459,14 @@ mod tests {
             Flights::default().judge(1, &p, &seq(0, 0, 3)),
             Verdict::Append
         );
+    }
+
+    #[test]
+    fn a_late_copy_is_told_from_a_gap_also_where_sequences_wrap() {
+        assert!(seq(0, 4, 1).is_before(5));
+        assert!(!seq(0, 6, 1).is_before(5));
+        assert!(seq(0, i32::MAX, 1).is_before(3));
+        assert!(!seq(0, 3, 1).is_before(i32::MAX));
     }
 
     #[test]
