@@ -23,6 +23,7 @@ pub mod raft;
 pub mod settings;
 
 pub mod config;
+pub mod group_config;
 pub mod logging;
 pub mod metrics;
 pub mod topic_config;

@@ -60,6 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "cluster",
             "group",
+            "group_config",
             "metrics",
             "partition",
             "settings",
@@ -71,6 +72,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cluster",
         &[
+            "group_config",
             "metrics",
             "partition",
             "peers",
@@ -85,6 +87,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("settings", &["config", "topic_config"]),
     ("config", &[]),
     ("healthcheck", &[]),
+    ("group_config", &["topic_config"]),
     ("topic_config", &[]),
     ("metrics", &[]),
     ("lib", &[]),

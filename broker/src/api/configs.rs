@@ -1,8 +1,8 @@
-//! Configurations of topics and brokers: shown and changed.
+//! Configurations of topics, brokers and groups: shown and changed.
 //!
-//! Any broker changes all of them, and shows topics. A broker's settings are its own to show, as only it knows what
+//! Any broker changes all of them, and shows topics and groups. A broker's settings are its own to show, as only it knows what
 //! it was started with; what is set for all brokers, which have no name together, any of them shows.
-//! Not here: what configurations there are (`topic_config`, `settings`).
+//! Not here: what configurations there are (`topic_config`, `settings`, `group_config`).
 
 mod alter;
 mod describe;
@@ -19,6 +19,7 @@ use logd_proto::{StrBytes, message};
 /// Kafka's numbers for what can have a configuration.
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
+const GROUP: i8 = 32;
 
 /// A broker's number; `None` for all of them, which is what has no name.
 ///
@@ -39,6 +40,7 @@ fn source_code(source: Source) -> i8 {
         Source::AllBrokersNow => 3,
         Source::Broker => 4,
         Source::Default => 5,
+        Source::Group => 8,
     }
 }
 

@@ -3,8 +3,8 @@
 
 use super::configs::{AlterConfigsError, DescribeConfigsError};
 use crate::cluster::{
-    AlterBrokerError, AlterTopicError, CreatePartitionsError, CreateTopicError, DeleteTopicError,
-    DutyError, ElectError, MoveError, MoveRefusal, UnregisterError,
+    AlterBrokerError, AlterGroupError, AlterTopicError, CreatePartitionsError, CreateTopicError,
+    DeleteTopicError, DutyError, ElectError, MoveError, MoveRefusal, UnregisterError,
 };
 use crate::metrics;
 use crate::partition::{AppendError, DeleteRecordsError, ReadError};
@@ -90,9 +90,9 @@ pub fn describe_configs(error: &DescribeConfigsError) -> ErrorCode {
     match error {
         DescribeConfigsError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
         DescribeConfigsError::InvalidTopic => ErrorCode::InvalidTopic,
-        DescribeConfigsError::OtherBroker { .. } | DescribeConfigsError::UnknownType(_) => {
-            ErrorCode::InvalidRequest
-        }
+        DescribeConfigsError::OtherBroker { .. }
+        | DescribeConfigsError::UnknownType(_)
+        | DescribeConfigsError::NoGroup => ErrorCode::InvalidRequest,
     }
 }
 
@@ -104,6 +104,17 @@ fn alter_brokers(error: &AlterBrokerError) -> ErrorCode {
         | AlterBrokerError::OfAllOnly
         | AlterBrokerError::TopicCannot { .. } => ErrorCode::InvalidRequest,
         AlterBrokerError::Unavailable(_) => ErrorCode::NotController,
+    }
+}
+
+fn alter_group(error: &AlterGroupError) -> ErrorCode {
+    match error {
+        AlterGroupError::NoName => ErrorCode::InvalidRequest,
+        AlterGroupError::Config(_) => ErrorCode::InvalidConfig,
+        AlterGroupError::NameTooLong(_) | AlterGroupError::TooManyGroups => {
+            ErrorCode::PolicyViolation
+        }
+        AlterGroupError::Unavailable(_) => ErrorCode::NotController,
     }
 }
 
@@ -123,6 +134,7 @@ pub fn alter_configs(error: &AlterConfigsError) -> ErrorCode {
         | AlterConfigsError::UnknownType(_)
         | AlterConfigsError::NoBroker(_) => ErrorCode::InvalidRequest,
         AlterConfigsError::Broker(error) => alter_brokers(error),
+        AlterConfigsError::Group(error) => alter_group(error),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::alter::Alteration;
 use super::duty::Duty;
+use super::group_settings::{GroupAlteration, GroupSettings};
 use super::grow::Addition;
 use super::recovery::{Forced, Recovery};
 use super::settings::BrokerAlteration;
@@ -131,6 +132,8 @@ pub enum Command {
     },
     /// Settings of brokers, while they run.
     AlterBrokers(BrokerAlteration),
+    /// Settings of a group.
+    AlterGroup(GroupAlteration),
     AddPartitions(Addition),
     /// The replicas on a broker of deleted topics are gone.
     Reaped {
@@ -207,6 +210,8 @@ pub enum Refusal {
         "this disk's broker was decommissioned; move its data directory away and let the broker join as a new one"
     )]
     Removed,
+    #[error("too many groups have settings")]
+    TooManyGroups,
     #[error("it was recovered meanwhile: {now} times by now")]
     Recovered { now: u32 },
     #[error("the topic's configuration is not one this version understands: {0}")]
@@ -225,6 +230,8 @@ pub struct ClusterState {
     pub topics: BTreeMap<Uuid, Arc<Topic>>,
     /// What was set for brokers while they ran.
     pub settings: Arc<Said>,
+    /// What was set for groups.
+    pub groups: Arc<GroupSettings>,
     names: HashMap<String, Uuid>,
     /// Deleted topics, with the brokers on whose disks replicas may still lie.
     pub tombstones: BTreeMap<Uuid, BTreeSet<i32>>,
@@ -252,6 +259,8 @@ struct Saved {
     removed: BTreeSet<u64>,
     #[serde(default, skip_serializing_if = "Said::is_empty")]
     settings: Said,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    groups: GroupSettings,
 }
 
 impl Topic {
@@ -305,6 +314,7 @@ impl ClusterState {
             Command::DeleteTopic { id } => self.delete(id.0),
             Command::AlterConfig { topic, alteration } => self.alter_config(topic.0, &alteration),
             Command::AlterBrokers(wanted) => self.alter_brokers(&wanted),
+            Command::AlterGroup(wanted) => self.alter_group(wanted),
             Command::AddPartitions(added) => self.add_partitions(added),
             Command::Reaped { ids, node } => self.reaped(&ids, node),
             Command::AllocateProducerIds { .. } => {
@@ -424,6 +434,7 @@ impl ClusterState {
             duties: self.duties.clone(),
             removed: self.removed.clone(),
             settings: (*self.settings).clone(),
+            groups: (*self.groups).clone(),
         })
     }
 
@@ -450,6 +461,7 @@ impl ClusterState {
             duties: saved.duties,
             removed: saved.removed,
             settings: Arc::new(saved.settings),
+            groups: Arc::new(saved.groups),
             ..Self::default()
         };
         for record in saved.topics {

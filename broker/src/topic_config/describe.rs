@@ -11,6 +11,8 @@ use super::{TopicConfig, TopicDefaults, static_default_of};
 pub enum Source {
     /// The topic says so.
     Topic,
+    /// The group says so.
+    Group,
     /// It was set for this broker while it ran.
     BrokerNow,
     /// It was set for all brokers while they ran.

@@ -3,8 +3,10 @@
 //! Each resource is changed as a whole or not at all, and answered by itself.
 
 use super::super::{Services, errors};
-use super::{BROKER, TOPIC, broker_named};
-use crate::cluster::{AlterBrokerError, AlterTopicError, Alteration, ConfigChange};
+use super::{BROKER, GROUP, TOPIC, broker_named};
+use crate::cluster::{
+    AlterBrokerError, AlterGroupError, AlterTopicError, Alteration, ConfigChange,
+};
 use logd_proto::messages::incremental_alter_configs_request::AlterableConfig;
 use logd_proto::messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest,
@@ -34,11 +36,13 @@ pub enum AlterConfigsError {
     #[error("there is no operation of type {0}")]
     UnknownOperation(i8),
     #[error(
-        "resources of type {0} have no configurations that can be changed here: topics (2) and brokers (4) have"
+        "resources of type {0} have no configurations that can be changed here: topics (2), brokers (4) and groups (32) have"
     )]
     UnknownType(i8),
     #[error(transparent)]
     Broker(#[from] AlterBrokerError),
+    #[error(transparent)]
+    Group(#[from] AlterGroupError),
     #[error("{0:?} is no broker's number; all brokers have no name")]
     NoBroker(String),
 }
@@ -158,6 +162,10 @@ async fn alter(
         BROKER => {
             let broker = broker_named(&wanted.name).map_err(AlterConfigsError::NoBroker)?;
             let done = cluster.alter_brokers(broker, alteration, validate_only);
+            Ok(done.await?)
+        }
+        GROUP => {
+            let done = cluster.alter_group(&wanted.name, alteration, validate_only);
             Ok(done.await?)
         }
         other => Err(AlterConfigsError::UnknownType(other)),

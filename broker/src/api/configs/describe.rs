@@ -1,8 +1,9 @@
-//! DescribeConfigs: every configuration of a topic or of this broker, with what would hold without it.
+//! DescribeConfigs: every configuration of a topic, of this broker or of a group, with what would hold without it.
 
 use super::super::metadata::is_legal;
 use super::super::{Context, Services, errors};
-use super::{BROKER, TOPIC, broker_named, kind_code, source_code};
+use super::{BROKER, GROUP, TOPIC, broker_named, kind_code, source_code};
+use crate::group_config;
 use crate::topic_config::{Described, Layer};
 use logd_proto::messages::describe_configs_request::DescribeConfigsResource;
 use logd_proto::messages::describe_configs_response::{
@@ -10,6 +11,7 @@ use logd_proto::messages::describe_configs_response::{
 };
 use logd_proto::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use logd_proto::{StrBytes, message};
+use std::collections::BTreeMap;
 
 /// Kinds and documentation have a place from here on.
 const SAYS_KIND: i16 = 3;
@@ -22,8 +24,12 @@ pub enum DescribeConfigsError {
     InvalidTopic,
     #[error("this is broker {me}, which shows its own settings only, not those of {asked:?}")]
     OtherBroker { asked: String, me: i32 },
-    #[error("resources of type {0} have no configurations here: topics (2) and brokers (4) have")]
+    #[error(
+        "resources of type {0} have no configurations here: topics (2), brokers (4) and groups (32) have"
+    )]
     UnknownType(i8),
+    #[error("the group has no name")]
+    NoGroup,
 }
 
 /// How much of each configuration is wanted.
@@ -73,6 +79,14 @@ fn find(services: &Services, kind: i8, name: &str) -> Result<Vec<Described>, Des
                 me,
             }),
         },
+        GROUP if name.is_empty() => Err(DescribeConfigsError::NoGroup),
+        // Also of one that there is not: it can have settings before it has members.
+        GROUP => {
+            let view = services.cluster.view();
+            let nothing = BTreeMap::new();
+            let set = view.groups.get(name).unwrap_or(&nothing);
+            Ok(group_config::described(set))
+        }
         other => Err(DescribeConfigsError::UnknownType(other)),
     }
 }

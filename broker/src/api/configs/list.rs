@@ -1,13 +1,16 @@
 //! ListConfigResources: what has a configuration (KIP-1142).
 
 use super::super::{Context, Services, errors};
-use super::{BROKER, TOPIC};
+use super::{BROKER, GROUP, TOPIC};
 use logd_proto::messages::list_config_resources_response::ConfigResource;
 use logd_proto::messages::{ListConfigResourcesRequest, ListConfigResourcesResponse};
 use logd_proto::{ErrorCode, StrBytes, message};
 
-/// Types that Kafka has and nothing here is of: loggers, client metrics, groups.
-const OTHERS: [i8; 3] = [8, 16, 32];
+/// Types that are listed.
+const OURS: [i8; 3] = [TOPIC, BROKER, GROUP];
+
+/// Types that Kafka has and nothing here is of: loggers, client metrics.
+const OTHERS: [i8; 2] = [8, 16];
 
 /// Before it, client metrics alone could be asked for.
 const SAYS_TYPES: i16 = 1;
@@ -18,7 +21,7 @@ pub fn list(
     request: &ListConfigResourcesRequest,
 ) -> ListConfigResourcesResponse {
     let types = &request.resource_types;
-    let known = |kind: &i8| [TOPIC, BROKER].contains(kind) || OTHERS.contains(kind);
+    let known = |kind: &i8| OURS.contains(kind) || OTHERS.contains(kind);
     if !types.iter().all(known) {
         return message!(ListConfigResourcesResponse {
             error_code: errors::told(ErrorCode::UnsupportedVersion)
@@ -34,8 +37,11 @@ pub fn list(
     let topics = names.into_iter().map(|name| resource(TOPIC, name.into()));
     let brokers = view.brokers.keys().filter(|_| wanted(BROKER));
     let brokers = brokers.map(|id| resource(BROKER, id.to_string().into()));
+    // Those that have something set, as in Kafka.
+    let groups = view.groups.keys().filter(|_| wanted(GROUP));
+    let groups = groups.map(|name| resource(GROUP, name.as_str().into()));
     message!(ListConfigResourcesResponse {
-        config_resources: topics.chain(brokers).collect()
+        config_resources: topics.chain(brokers).chain(groups).collect()
     })
 }
 
