@@ -113,6 +113,16 @@ def configs_of_brokers(line):
     until(20, "what was taken back is gone", lambda: line.configured("brokers", node) == {})
 
 
+def configs_of_groups(line):
+    one = ("--entity-type", "groups", "--entity-name", "configured", "--alter")
+    line.run("configs", *one, "--add-config", "consumer.session.timeout.ms=50000")
+    until(20, "what is set shows", lambda: line.configured("groups", "configured") == {"consumer.session.timeout.ms": "50000"})
+    assert "group configured" in line.run("configs", "--entity-type", "groups", "--describe"), "a group with settings is listed"
+    assert "from 45000 to 60000" in line.run("configs", *one, "--add-config", "consumer.session.timeout.ms=6000", refused=True)
+    line.run("configs", *one, "--delete-config", "consumer.session.timeout.ms")
+    until(20, "what was taken back is gone", lambda: line.configured("groups", "configured") == {})
+
+
 def offsets(line):
     line.create("counted", 2)
     line.produce("counted", 0, 10)
@@ -188,7 +198,7 @@ def reassign(line):
     assert line.offsets("moved") == {0: 100}, "records were lost on the way"
 
 
-JOBS = [topics, configs_of_topics, configs_of_brokers, offsets, delete_records, groups, log_dirs, reassign]
+JOBS = [topics, configs_of_topics, configs_of_brokers, configs_of_groups, offsets, delete_records, groups, log_dirs, reassign]
 
 
 def main():
