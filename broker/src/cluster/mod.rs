@@ -27,6 +27,7 @@ mod rebalance;
 mod reconcile;
 mod recover;
 mod recovery;
+mod register;
 mod retire;
 mod settings;
 mod slow_disk;

@@ -236,7 +236,7 @@ pub struct ClusterState {
     /// Deleted topics, with the brokers on whose disks replicas may still lie.
     pub tombstones: BTreeMap<Uuid, BTreeSet<i32>>,
     next_producer_id: i64,
-    last_node_id: i32,
+    pub(super) last_node_id: i32,
     /// The last entry of the metadata log that is in here. Not part of the state itself.
     pub applied: u64,
 }
@@ -338,40 +338,6 @@ impl ClusterState {
                 Answer::Done
             }
         }
-    }
-
-    /// A disk keeps the node id it was given. A new disk at the address of a known broker replaces that
-    /// broker's, and takes its id; any other gets the next one.
-    fn register(&mut self, info: BrokerInfo) -> Answer {
-        if self.removed.contains(&info.replica) {
-            return Answer::Refused(Refusal::Removed);
-        }
-        let same_disk = self.brokers.values().find(|b| b.replica == info.replica);
-        if let Some(known) = same_disk
-            && info.start <= known.start
-            && *known
-                != (BrokerInfo {
-                    id: known.id,
-                    ..info.clone()
-                })
-        {
-            return Answer::Refused(Refusal::OldDisk {
-                start: info.start,
-                known: known.start,
-            });
-        }
-        let same_place = self
-            .brokers
-            .values()
-            .find(|b| !info.rpc.is_empty() && b.rpc == info.rpc);
-        let node = match same_disk.or(same_place) {
-            Some(known) => known.id,
-            None if info.id != UNASSIGNED => info.id,
-            None => self.last_node_id + 1,
-        };
-        self.last_node_id = self.last_node_id.max(node);
-        self.brokers.insert(node, BrokerInfo { id: node, ..info });
-        Answer::Registered { node }
     }
 
     fn reaped(&mut self, ids: &[TopicId], node: Option<i32>) -> Answer {
@@ -510,6 +476,7 @@ fn to_record(topic: &Topic) -> TopicRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::register::tests::broker;
 
     fn record(name: &str, id: u8) -> TopicRecord {
         TopicRecord {
@@ -545,68 +512,12 @@ mod tests {
         assert_eq!(s.topic("a").unwrap().id, Uuid::from_bytes([2; 16]));
     }
 
-    fn broker(replica: u64, start: u64, rpc: &str) -> BrokerInfo {
-        BrokerInfo {
-            id: UNASSIGNED,
-            replica,
-            start,
-            rack: None,
-            listeners: BTreeMap::new(),
-            rpc: rpc.into(),
-        }
-    }
-
-    fn register(s: &mut ClusterState, info: BrokerInfo) -> Answer {
-        s.apply(Command::RegisterBroker(info))
-    }
-
-    #[test]
-    fn a_disk_keeps_its_node_id_and_a_new_one_gets_the_next() {
-        let mut s = ClusterState::default();
-        assert_eq!(
-            register(&mut s, broker(7, 1, "a:1")),
-            Answer::Registered { node: 1 }
-        );
-        assert_eq!(
-            register(&mut s, broker(8, 1, "b:1")),
-            Answer::Registered { node: 2 }
-        );
-        assert_eq!(
-            register(&mut s, broker(7, 2, "c:1")),
-            Answer::Registered { node: 1 }
-        );
-    }
-
-    #[test]
-    fn a_new_disk_at_a_known_address_takes_over_the_node_id() {
-        let mut s = ClusterState::default();
-        register(&mut s, broker(7, 5, "a:1"));
-        assert_eq!(
-            register(&mut s, broker(9, 1, "a:1")),
-            Answer::Registered { node: 1 }
-        );
-        assert_eq!(s.brokers[&1].replica, 9);
-    }
-
-    #[test]
-    fn an_older_copy_of_a_disk_is_refused_and_a_repeated_registration_is_not() {
-        let mut s = ClusterState::default();
-        register(&mut s, broker(7, 5, "a:1"));
-        assert_eq!(
-            register(&mut s, broker(7, 5, "a:1")),
-            Answer::Registered { node: 1 }
-        );
-        for start in [4, 5] {
-            let old = register(&mut s, broker(7, start, "elsewhere:1"));
-            assert_eq!(old, Answer::Refused(Refusal::OldDisk { start, known: 5 }));
-        }
-    }
-
     #[test]
     fn a_tombstone_stays_until_every_broker_has_reaped() {
         let mut s = ClusterState::default();
-        register(&mut s, broker(7, 1, "a:1"));
-        register(&mut s, broker(8, 1, "b:1"));
+        for (replica, rpc) in [(7, "a:1"), (8, "b:1")] {
+            s.apply(Command::RegisterBroker(broker(replica, 1, rpc)));
+        }
         let ids = vec![record("a", 1).id];
         s.apply(Command::CreateTopic(record("a", 1)));
         s.apply(Command::DeleteTopic { id: ids[0] });
