@@ -101,7 +101,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         _ = int.recv() => info!("SIGINT: stopping; a second one exits at once"),
         () = node.removed() => info!("this broker has been decommissioned: stopping; its data directory is not needed any more"),
         why = node.failed() => {
-            error!(why, "the disk has failed: nothing can be acknowledged any more, so this process ends");
+            error!(why, "nothing can be acknowledged any more, so this process ends");
             // At once: a thread that hangs in a read of that disk must not keep the process.
             std::process::exit(1);
         }

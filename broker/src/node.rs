@@ -183,7 +183,8 @@ impl Node {
         let seeds = config.node.seeds.clone();
         let vetting = cluster::Vetting::new(disk.clone(), config.node.data_dir.clone());
         let (id, start) = (identity.id, identity.start);
-        let door = Door::new(id, start, seeds, leaders.clone(), vetting.clone());
+        let build = cluster::BUILD;
+        let door = Door::new(build, id, start, seeds, leaders.clone(), vetting.clone());
         let hearing = Hearing::default();
         let heard = hearing.clone();
         let exchange = Exchange::new(
@@ -328,12 +329,16 @@ impl Node {
         self.cluster.node_id()
     }
 
-    /// Resolves when the disk has failed: nothing can be acknowledged any more, the process must end.
+    /// Resolves when this broker cannot go on and its process must end: the disk has failed, so that nothing can be
+    /// acknowledged any more, or the metadata says what this build does not understand.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        tokio::select! {
+            failed = failed.wait_for(Option::is_some) => match failed {
+                Ok(why) => format!("the disk has failed: {}", why.clone().unwrap_or_default()),
+                Err(_) => std::future::pending().await,
+            },
+            outgrown = self.cluster.outgrown() => outgrown.to_string(),
         }
     }
 

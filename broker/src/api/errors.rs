@@ -51,6 +51,7 @@ pub fn create_topic(error: &CreateTopicError) -> ErrorCode {
         CreateTopicError::InvalidConfig(_) => ErrorCode::InvalidConfig,
         CreateTopicError::InvalidRequest(_) => ErrorCode::InvalidRequest,
         CreateTopicError::TooMuchAtOnce(_) => ErrorCode::PolicyViolation,
+        CreateTopicError::AboveLevel(_) => ErrorCode::UnsupportedVersion,
         CreateTopicError::TimedOut => ErrorCode::RequestTimedOut,
         CreateTopicError::Unavailable(_) => ErrorCode::NotController,
     }
@@ -103,6 +104,7 @@ fn alter_brokers(error: &AlterBrokerError) -> ErrorCode {
         | AlterBrokerError::Setting(_)
         | AlterBrokerError::OfAllOnly
         | AlterBrokerError::TopicCannot { .. } => ErrorCode::InvalidRequest,
+        AlterBrokerError::AboveLevel(_) => ErrorCode::UnsupportedVersion,
         AlterBrokerError::Unavailable(_) => ErrorCode::NotController,
     }
 }
@@ -114,6 +116,7 @@ fn alter_group(error: &AlterGroupError) -> ErrorCode {
         AlterGroupError::NameTooLong(_) | AlterGroupError::TooManyGroups => {
             ErrorCode::PolicyViolation
         }
+        AlterGroupError::AboveLevel(_) => ErrorCode::UnsupportedVersion,
         AlterGroupError::Unavailable(_) => ErrorCode::NotController,
     }
 }
@@ -126,6 +129,7 @@ pub fn alter_configs(error: &AlterConfigsError) -> ErrorCode {
         AlterConfigsError::Topic(
             AlterTopicError::InvalidConfig(_) | AlterTopicError::NotAList(_),
         ) => ErrorCode::InvalidConfig,
+        AlterConfigsError::Topic(AlterTopicError::AboveLevel(_)) => ErrorCode::UnsupportedVersion,
         AlterConfigsError::Topic(AlterTopicError::Unavailable(_)) => ErrorCode::NotController,
         AlterConfigsError::Twice
         | AlterConfigsError::KeyTwice(_)
@@ -172,5 +176,28 @@ pub fn unregister(error: &UnregisterError) -> ErrorCode {
         }
         UnregisterError::Duty(DutyError::Unavailable(_)) => ErrorCode::NotController,
         UnregisterError::NotYet(_) => ErrorCode::RequestTimedOut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{AboveLevel, BUILD, FeatureLevel};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn what_some_broker_would_not_understand_is_a_version_that_is_not_supported() {
+        let why = || AboveLevel {
+            needed: BUILD,
+            level: FeatureLevel::FIRST,
+            older: BTreeMap::from([(2, FeatureLevel::FIRST)]),
+        };
+        let told = [
+            create_topic(&why().into()),
+            alter_configs(&AlterConfigsError::Topic(why().into())),
+            alter_configs(&AlterConfigsError::Broker(why().into())),
+            alter_configs(&AlterConfigsError::Group(why().into())),
+        ];
+        assert_eq!(told, [ErrorCode::UnsupportedVersion; 4]);
     }
 }

@@ -207,6 +207,7 @@ mod tests {
                 rack: None,
                 listeners: BTreeMap::from_iter(listeners),
                 rpc: "a:9".into(),
+                features: crate::cluster::FeatureLevel::FIRST,
             };
             state.brokers.insert(id, broker);
         }

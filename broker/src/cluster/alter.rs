@@ -5,6 +5,7 @@
 //! Not here: who may ask, and what open partitions do about it (`reconcile`).
 
 use super::controller::Cluster;
+use super::features::AboveLevel;
 use super::state::{Answer, ClusterState, Command, Refusal, Topic, TopicId};
 use crate::topic_config::{self, Kind, TopicConfig};
 use logd_proto::Uuid;
@@ -46,6 +47,8 @@ pub enum AlterTopicError {
     InvalidConfig(String),
     #[error("{0} is no list, so nothing can be appended to it or subtracted from it; set it")]
     NotAList(String),
+    #[error(transparent)]
+    AboveLevel(#[from] AboveLevel),
     #[error("{0}")]
     Unavailable(String),
 }
@@ -174,6 +177,7 @@ impl Cluster {
                 Ok(())
             }
             Ok(Answer::Refused(Refusal::UnknownTopic)) => Err(AlterTopicError::UnknownTopic),
+            Ok(Answer::Refused(Refusal::AboveLevel(why))) => Err(why.into()),
             Ok(Answer::Refused(why)) => Err(AlterTopicError::InvalidConfig(why.to_string())),
             Ok(other) => Err(AlterTopicError::Unavailable(format!(
                 "unexpected answer {other:?}"

@@ -3,8 +3,9 @@
 //! Every change is a command in the metadata group's log. An answer to a client is given when the
 //! command is applied, and for a new topic when its partitions serve.
 
+use super::features::FeatureLevel;
 use super::leaders::Leaders;
-use super::metadata::{Metadata, View, encode};
+use super::metadata::{Metadata, Outgrown, View, encode};
 use super::plan::{CreateTopicError, CreatedTopic, NewTopic, plan};
 use super::start::Surroundings;
 use super::state::{
@@ -68,6 +69,8 @@ pub struct Cluster {
     node_id: AtomicI32,
     cluster_id: String,
     me: ReplicaId,
+    /// What this build understands.
+    pub(super) build: FeatureLevel,
     pub(super) group: Group<Metadata>,
     view: View,
     pub(super) peers: Peers,
@@ -107,6 +110,7 @@ impl Cluster {
             node_id: AtomicI32::new(UNASSIGNED),
             cluster_id,
             me: around.door.disk(),
+            build: around.door.build(),
             group,
             view,
             peers: around.peers.clone(),
@@ -220,9 +224,16 @@ impl Cluster {
     async fn propose_once(&self, command: &Command) -> Result<(Answer, u64), ProposeError> {
         let role = self.group.role();
         let leader = role.leader.filter(|l| *l != self.me);
+        let stopped = |e: serde_json::Error| ProposeError::Stopped(e.to_string());
         let Some(leader) = leader else {
-            return ask(&self.group, command).await;
+            return self
+                .ask_here(command, encode(command).map_err(stopped)?)
+                .await;
         };
+        let state = self.view();
+        if let Some(why) = state.unreadable_at(leader, command) {
+            return Ok((Answer::Refused(Refusal::AboveLevel(why)), state.applied));
+        }
         let not_leader = ProposeError::NotLeader {
             leader: Some(leader),
         };
@@ -231,7 +242,6 @@ impl Cluster {
         let Ok(client) = Client::connect(&address.rpc).await else {
             return Err(not_leader);
         };
-        let stopped = |e: serde_json::Error| ProposeError::Stopped(e.to_string());
         let command = encode(command).map_err(stopped)?;
         let request = ProposeRequest { command };
         match client.propose(request, ANSWER_DEADLINE).await {
@@ -249,18 +259,39 @@ impl Cluster {
         }
     }
 
+    /// Proposes to our own replica what every broker understands; the rest is refused and not written.
+    async fn ask_here(
+        &self,
+        command: &Command,
+        payload: Bytes,
+    ) -> Result<(Answer, u64), ProposeError> {
+        // The role first: once it says that we lead, the picture is as new as the log.
+        let role = self.group.role();
+        let state = self.view();
+        match state.admits(command) {
+            Ok(()) => put(&self.group, payload).await,
+            Err(why) if role.serving => {
+                Ok((Answer::Refused(Refusal::AboveLevel(why)), state.applied))
+            }
+            Err(_) => Err(ProposeError::NotLeader {
+                leader: role.leader,
+            }),
+        }
+    }
+
     /// A proposal that another broker passes on: only the leader takes it.
-    pub(super) async fn propose_for_peer(&self, command: Bytes) -> ProposeResponse {
+    pub(super) async fn propose_for_peer(&self, payload: Bytes) -> ProposeResponse {
         let failed = |why: String, retriable: bool| ProposeResponse {
             failed: why,
             retriable,
             ..ProposeResponse::default()
         };
-        let command: Command = match serde_json::from_slice(&command) {
+        let command: Command = match serde_json::from_slice(&payload) {
             Ok(command) => command,
             Err(e) => return failed(format!("the command does not decode: {e}"), false),
         };
-        match ask(&self.group, &command).await {
+        // Written as it came: a newer build may have said more than this one reads.
+        match self.ask_here(&command, payload).await {
             Ok((answer, index)) => match serde_json::to_vec(&answer) {
                 Ok(answer) => ProposeResponse {
                     answer: answer.into(),
@@ -331,6 +362,7 @@ impl Cluster {
         let name = record.name.clone();
         match self.propose(Command::CreateTopic(record)).await {
             Ok(Answer::Refused(Refusal::TopicExists)) => Err(CreateTopicError::Exists(name)),
+            Ok(Answer::Refused(Refusal::AboveLevel(why))) => Err(why.into()),
             Ok(Answer::Refused(other)) => Err(CreateTopicError::InvalidConfig(other.to_string())),
             Ok(_) => {
                 info!(topic = name, topic_id = %TopicId(created.id), partitions = created.partitions, "topic created");
@@ -460,6 +492,18 @@ impl Cluster {
         }
     }
 
+    /// Resolves when the cluster is at a feature level that this build does not understand.
+    pub async fn outgrown(&self) -> Outgrown {
+        let (mut view, build) = (self.view.clone(), self.build);
+        match view.wait_for(|state| state.features > build).await {
+            Ok(state) => Outgrown {
+                build,
+                level: state.features,
+            },
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Why the metadata group stopped for good, if it did.
     pub fn failure(&self) -> Option<String> {
         self.group.failure()
@@ -475,13 +519,17 @@ pub(super) async fn ask(
     group: &Group<Metadata>,
     command: &Command,
 ) -> Result<(Answer, u64), ProposeError> {
-    let stopped = |e: serde_json::Error| ProposeError::Stopped(e.to_string());
-    let payload = encode(command).map_err(stopped)?;
+    let payload = encode(command).map_err(|e| ProposeError::Stopped(e.to_string()))?;
+    put(group, payload).await
+}
+
+async fn put(group: &Group<Metadata>, payload: Bytes) -> Result<(Answer, u64), ProposeError> {
     let pending = group.propose(Proposal::data(payload, 1, -1)).await?;
     let outcome = tokio::time::timeout(ANSWER_DEADLINE, pending)
         .await
         .map_err(|_| ProposeError::Unknown)??;
-    let answer = serde_json::from_slice(&outcome.answer).map_err(stopped)?;
+    let answer = serde_json::from_slice(&outcome.answer);
+    let answer = answer.map_err(|e| ProposeError::Stopped(e.to_string()))?;
     Ok((answer, outcome.index))
 }
 

@@ -4,10 +4,11 @@
 //! Invariant: what peers know of our disk's starts is compared before anything of ours is believed.
 
 use super::controller::Cluster;
+use super::features::FeatureLevel;
 use super::leaders::Leaders;
 use super::state::{Answer, BrokerInfo, Command, UNASSIGNED};
 use super::vetting::Vetting;
-use crate::peers::{Household, replica_of};
+use crate::peers::{Household, fit, replica_of};
 use crate::raft::ReplicaId;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -20,9 +21,6 @@ use parking_lot::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::watch;
-
-/// Features of this build, beyond the first ones.
-const FEATURE_VERSION: u32 = 1;
 
 /// This broker as others see it.
 pub struct Door {
@@ -43,7 +41,9 @@ impl std::fmt::Debug for Door {
 }
 
 impl Door {
+    /// `build`: what this broker's build understands.
     pub fn new(
+        build: FeatureLevel,
         disk: u128,
         start: u64,
         seeds: Vec<String>,
@@ -56,9 +56,11 @@ impl Door {
             disk_incarnation: Bytes::copy_from_slice(&disk.to_be_bytes()),
             protocol_version: PROTOCOL_VERSION,
             protocol_version_min: PROTOCOL_VERSION_MIN,
-            feature_version: FEATURE_VERSION,
+            feature_version: build.number(),
             seeds,
             start,
+            // As of each time that it is asked for.
+            feature_level: 0,
         };
         Arc::new(Self {
             identity: RwLock::new(identity),
@@ -75,6 +77,11 @@ impl Door {
         let identity = self.identity.read();
         let bytes = <[u8; 16]>::try_from(&identity.disk_incarnation[..]).unwrap_or_default();
         replica_of(u128::from_be_bytes(bytes))
+    }
+
+    /// What this broker's build understands.
+    pub(super) fn build(&self) -> FeatureLevel {
+        FeatureLevel::new(self.identity.read().feature_version)
     }
 
     pub(super) fn vetting(&self) -> Arc<Vetting> {
@@ -117,7 +124,7 @@ fn not_in(why: impl ToString) -> JoinResponse {
     }
 }
 
-fn broker_of(request: JoinRequest, disk: ReplicaId, start: u64) -> BrokerInfo {
+fn broker_of(request: JoinRequest, caller: &Identity, disk: ReplicaId) -> BrokerInfo {
     let listener = |l: rpc::Listener| {
         let port = u16::try_from(l.port).unwrap_or(0);
         (l.name, (l.host, port))
@@ -125,25 +132,23 @@ fn broker_of(request: JoinRequest, disk: ReplicaId, start: u64) -> BrokerInfo {
     BrokerInfo {
         id: UNASSIGNED,
         replica: disk,
-        start,
+        start: caller.start,
         rack: Some(request.rack).filter(|r| !r.is_empty()),
         listeners: request.listeners.into_iter().map(listener).collect(),
         rpc: request.rpc_address,
+        features: FeatureLevel::new(caller.feature_version),
     }
 }
 
-async fn take_in(cluster: Arc<Cluster>, request: JoinRequest) -> JoinResponse {
-    let Some(caller) = &request.caller else {
+async fn take_in(us: Identity, cluster: Arc<Cluster>, mut request: JoinRequest) -> JoinResponse {
+    let Some(caller) = request.caller.take() else {
         return not_in("the request does not say who asks");
     };
     let Ok(disk) = <[u8; 16]>::try_from(&caller.disk_incarnation[..]) else {
         return not_in("the request does not say which disk asks");
     };
-    if caller.protocol_version < PROTOCOL_VERSION_MIN {
-        return not_in(format!(
-            "it speaks version {} of the protocol between brokers, this cluster needs {PROTOCOL_VERSION_MIN}",
-            caller.protocol_version
-        ));
+    if let Err(misfit) = fit(&us, &caller) {
+        return not_in(misfit);
     }
     if !caller.cluster_id.is_empty() && caller.cluster_id != cluster.cluster_id() {
         return not_in(format!(
@@ -152,8 +157,7 @@ async fn take_in(cluster: Arc<Cluster>, request: JoinRequest) -> JoinResponse {
             cluster.cluster_id()
         ));
     }
-    let (disk, start) = (replica_of(u128::from_be_bytes(disk)), caller.start);
-    let info = broker_of(request, disk, start);
+    let info = broker_of(request, &caller, replica_of(u128::from_be_bytes(disk)));
     match cluster
         .propose_indexed(&Command::RegisterBroker(info))
         .await
@@ -172,7 +176,11 @@ async fn take_in(cluster: Arc<Cluster>, request: JoinRequest) -> JoinResponse {
 
 impl Household for Door {
     fn identity(&self) -> Identity {
-        self.identity.read().clone()
+        let level = self.cluster().map_or(0, |c| c.view().features.number());
+        Identity {
+            feature_level: level,
+            ..self.identity.read().clone()
+        }
     }
 
     fn known_start(&self, disk: ReplicaId) -> u64 {
@@ -194,7 +202,7 @@ impl Household for Door {
 
     fn join(&self, request: JoinRequest) -> BoxFuture<'static, JoinResponse> {
         match self.cluster() {
-            Some(cluster) => Box::pin(take_in(cluster, request)),
+            Some(cluster) => Box::pin(take_in(self.identity(), cluster, request)),
             None => Box::pin(std::future::ready(not_in(
                 "this broker belongs to no cluster yet",
             ))),

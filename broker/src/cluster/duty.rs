@@ -113,6 +113,7 @@ mod tests {
             rack: None,
             listeners: BTreeMap::new(),
             rpc: "b4:1".into(),
+            features: crate::cluster::FeatureLevel::FIRST,
         };
         let same = s.apply(Command::RegisterBroker(broker(40)));
         assert!(matches!(same, Answer::Refused(Refusal::Removed)));

@@ -4,6 +4,7 @@
 //! and only when every seed is there, is empty, and has the same list; whoever knows a cluster is joined.
 //! Not here: who is asked, and how often.
 
+use super::features::FeatureLevel;
 use std::collections::BTreeSet;
 
 /// What a seed said of itself.
@@ -13,6 +14,8 @@ pub struct Heard {
     /// Empty while it belongs to none.
     pub cluster_id: String,
     pub seeds: Vec<String>,
+    /// In use in its cluster.
+    pub features: FeatureLevel,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +86,7 @@ mod tests {
             disk,
             cluster_id: String::new(),
             seeds: SEEDS.map(Into::into).into(),
+            features: FeatureLevel::FIRST,
         })
     }
 

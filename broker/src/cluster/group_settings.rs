@@ -9,6 +9,7 @@
 
 use super::alter::{Alteration, ConfigChange};
 use super::controller::Cluster;
+use super::features::AboveLevel;
 use super::state::{Answer, ClusterState, Command, Refusal};
 use crate::group_config::{self, GroupConfigError};
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,8 @@ pub enum AlterGroupError {
          (ListConfigResources has their names)"
     )]
     TooManyGroups,
+    #[error(transparent)]
+    AboveLevel(#[from] AboveLevel),
     #[error("{0}")]
     Unavailable(String),
 }
@@ -152,6 +155,7 @@ impl Cluster {
                 Ok(())
             }
             Ok(Answer::Refused(Refusal::TooManyGroups)) => Err(AlterGroupError::TooManyGroups),
+            Ok(Answer::Refused(Refusal::AboveLevel(why))) => Err(why.into()),
             Ok(other) => Err(AlterGroupError::Unavailable(format!(
                 "unexpected answer {other:?}"
             ))),

@@ -1,9 +1,11 @@
-//! What a member keeps doing: links to the others, its card, and, where it leads, the metadata group's members.
+//! What a member keeps doing: links to the others, its card, and, where it leads, the metadata group's members and
+//! the cluster's feature level.
 
 use super::card::Card;
-use super::controller::Cluster;
+use super::controller::{Cluster, ask};
 use super::duty::Duty;
-use super::state::BrokerInfo;
+use super::features::{FeatureLevel, Told};
+use super::state::{Answer, BrokerInfo, ClusterState};
 use super::voters::{Step, metadata_voters, next_step};
 use crate::peers::Standing;
 use crate::raft::ReplicaId;
@@ -102,13 +104,14 @@ pub async fn hand_over_all(cluster: &Cluster, patience: Duration) {
     }
 }
 
-/// Takes joined brokers into the metadata group while this broker leads it.
+/// Takes joined brokers into the metadata group, and raises the feature level, while this broker leads it.
 pub async fn keep_metadata_members(cluster: Arc<Cluster>) {
     let mut view = cluster.watch();
     loop {
         view.borrow_and_update();
         if cluster.group.role().serving {
             step(&cluster).await;
+            raise(&cluster).await;
         }
         if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, view.changed()).await {
             return;
@@ -159,4 +162,37 @@ async fn step(cluster: &Cluster) {
         Ok(()) => info!(?step, "metadata group changed"),
         Err(error) => debug!(?step, %error, "a change of the metadata group put off"),
     }
+}
+
+/// Raises the cluster's feature level as soon as every broker understands the next one.
+pub(super) async fn raise(cluster: &Cluster) {
+    let view = cluster.view();
+    let Some(command) = view.next_level(cluster.build, &told(cluster, &view)) else {
+        return;
+    };
+    // What decided on it is what admits it: our own picture, and who is connected.
+    match ask(&cluster.group, &command).await {
+        Ok((Answer::Done, _)) => {
+            let level = cluster.view().features;
+            info!(%level, "every broker understands it: the cluster's feature level is raised, a downgrade is no longer possible");
+        }
+        Ok((answer, _)) => debug!(?answer, "raising the feature level put off"),
+        Err(error) => debug!(%error, "raising the feature level put off"),
+    }
+}
+
+fn told(cluster: &Cluster, view: &ClusterState) -> Told {
+    let standings = cluster.peers.standings().borrow().clone();
+    let alive = standings.into_iter().filter_map(|(disk, s)| match s {
+        Standing::Alive {
+            start, features, ..
+        } => Some((disk, (start, FeatureLevel::new(features)))),
+        Standing::Unknown | Standing::Dead { .. } => None,
+    });
+    let us = view
+        .brokers
+        .values()
+        .filter(|b| b.replica == cluster.disk());
+    let us = us.map(|b| (b.replica, (b.start, cluster.build)));
+    alive.chain(us).collect()
 }

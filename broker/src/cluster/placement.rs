@@ -114,6 +114,7 @@ mod tests {
                 rack: rack.map(Into::into),
                 listeners: BTreeMap::new(),
                 rpc: String::new(),
+                features: crate::cluster::FeatureLevel::FIRST,
             }));
         }
         s

@@ -3,6 +3,7 @@
 //! Pure but for the new topic's id, which is random.
 //! Not here: the metadata log, and where replicas go if the client does not say (placement).
 
+use super::features::AboveLevel;
 use super::placement::{PlacementError, place};
 use super::state::{ClusterState, TopicId, TopicRecord};
 use crate::topic_config::TopicConfig;
@@ -55,6 +56,8 @@ pub enum CreateTopicError {
     InvalidRequest(String),
     #[error("Excessively large number of partitions per request: at most {0}. Ask in several.")]
     TooMuchAtOnce(i32),
+    #[error(transparent)]
+    AboveLevel(#[from] AboveLevel),
     #[error("the topic is created, but its partitions do not serve yet")]
     TimedOut,
     #[error("{0}")]
@@ -282,6 +285,7 @@ mod tests {
             rack: None,
             listeners: BTreeMap::new(),
             rpc: String::new(),
+            features: crate::cluster::FeatureLevel::FIRST,
         }));
         s
     }

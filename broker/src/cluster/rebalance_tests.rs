@@ -13,6 +13,7 @@ fn broker(id: i32, rack: Option<u8>) -> BrokerInfo {
         rack: rack.map(|r| format!("r{r}")),
         listeners: BTreeMap::new(),
         rpc: format!("b{id}:1"),
+        features: crate::cluster::FeatureLevel::FIRST,
     }
 }
 

@@ -463,6 +463,7 @@ mod tests {
             rack: None,
             listeners: BTreeMap::new(),
             rpc: String::new(),
+            features: crate::cluster::FeatureLevel::FIRST,
         }));
         s.apply(Command::CreateTopic(TopicRecord {
             id: TopicId(id(n)),

@@ -1,6 +1,7 @@
 //! A broker says where it is: which number its disk gets or keeps. Pure, part of the state.
 //!
-//! Promise: a disk keeps its number; an older copy of one, and one whose broker was decommissioned, is refused.
+//! Promise: a disk keeps its number; an older copy of one, one whose broker was decommissioned, and a build that
+//! does not understand the cluster's feature level are refused.
 //! Not here: how a broker comes to ask (`start`), and who lets it (`door`).
 
 use super::state::{Answer, BrokerInfo, ClusterState, Refusal, UNASSIGNED};
@@ -12,12 +13,20 @@ impl ClusterState {
         if self.removed.contains(&info.replica) {
             return Answer::Refused(Refusal::Removed);
         }
+        if info.features < self.features {
+            return Answer::Refused(Refusal::NewerBuildNeeded {
+                build: info.features,
+                level: self.features,
+            });
+        }
         let same_disk = self.brokers.values().find(|b| b.replica == info.replica);
         if let Some(known) = same_disk
             && info.start <= known.start
             && *known
                 != (BrokerInfo {
                     id: known.id,
+                    // A state that came by an older build may not have it.
+                    features: known.features,
                     ..info.clone()
                 })
         {
@@ -44,6 +53,7 @@ impl ClusterState {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::cluster::FeatureLevel;
     use crate::cluster::state::Command;
     use std::collections::BTreeMap;
 
@@ -55,6 +65,7 @@ pub mod tests {
             rack: None,
             listeners: BTreeMap::new(),
             rpc: rpc.into(),
+            features: FeatureLevel::FIRST,
         }
     }
 

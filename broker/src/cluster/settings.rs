@@ -10,6 +10,7 @@ use super::alter::{
     APPLIED_PATIENCE, Alteration, ConfigChange, added, fewest_replicas, taken_from,
 };
 use super::controller::Cluster;
+use super::features::AboveLevel;
 use super::state::{Answer, ClusterState, Command, Refusal};
 use crate::settings::{self, Said, SettingError};
 use crate::topic_config::{self, TopicConfig, TopicDefaults};
@@ -48,6 +49,8 @@ pub enum AlterBrokerError {
         topic: String,
         why: topic_config::ConfigError,
     },
+    #[error(transparent)]
+    AboveLevel(#[from] AboveLevel),
     #[error("{0}")]
     Unavailable(String),
 }
@@ -179,6 +182,7 @@ impl Cluster {
             Ok(Answer::Refused(Refusal::UnknownBroker(id))) => {
                 Err(AlterBrokerError::UnknownBroker(id))
             }
+            Ok(Answer::Refused(Refusal::AboveLevel(why))) => Err(why.into()),
             Ok(other) => Err(AlterBrokerError::Unavailable(format!(
                 "unexpected answer {other:?}"
             ))),

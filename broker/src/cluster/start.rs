@@ -7,8 +7,10 @@
 use super::card::{Card, CardError};
 use super::controller::{ANSWER_DEADLINE, BrokerSpec, Cluster};
 use super::door::Door;
+use super::features::FeatureLevel;
 use super::formation::{Heard, Verdict, decide};
-use super::metadata::{METADATA_TOPIC, Metadata, View};
+use super::keep::raise;
+use super::metadata::{METADATA_TOPIC, Metadata, Outgrown, View};
 use super::state::{Answer, BrokerInfo, Command, Refusal, UNASSIGNED};
 use super::vetting::tell_acknowledged;
 use crate::partition::Registry;
@@ -67,6 +69,8 @@ pub enum StartError {
         seed: String,
         theirs: String,
     },
+    #[error(transparent)]
+    Outgrown(#[from] Outgrown),
     #[error("unexpected answer of the metadata group: {0:?}")]
     Answer(Answer),
 }
@@ -122,7 +126,7 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         around.peers.set(&addresses(card));
     }
     around.door.vetting().among(&around.peers);
-    let (metadata, view) = Metadata::new();
+    let (metadata, view) = Metadata::new(around.door.build());
     let group = GroupSpec {
         name: "metadata".into(),
         replica: me,
@@ -144,6 +148,9 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
     let cluster = Arc::new(Cluster::new(id, group, view, &around));
     around.door.open(&cluster);
     let node_id = tokio::select! {
+        biased;
+        // It ends the metadata group, and says better why.
+        outgrown = cluster.outgrown() => return Err(outgrown.into()),
         registered = register(&cluster, &spec, &around, way) => registered?,
         start = overtaken(&around.door) => return Err(old_disk(&around, start)),
         // After a restart of all nobody votes before everybody has said that.
@@ -152,6 +159,10 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         }
     };
     cluster.settle(node_id);
+    if cluster.group.role().serving {
+        // Whoever founds a cluster serves nobody before what its build brings can be used.
+        raise(&cluster).await;
+    }
     around.door.belongs_to(cluster.cluster_id(), Some(node_id));
     let state = cluster.view();
     info!(
@@ -263,6 +274,7 @@ async fn ask_seed(seed: &str, caller: Option<rpc::Identity>) -> Result<Heard, St
         disk: replica_of(u128::from_be_bytes(disk)),
         cluster_id: broker.cluster_id,
         seeds: broker.seeds,
+        features: FeatureLevel::new(broker.feature_level),
     })
 }
 
@@ -314,7 +326,7 @@ async fn join(
     Ok((card, answer.index))
 }
 
-/// A member comes back. Seeds that belong elsewhere are a mistake worth stopping for.
+/// A member comes back. Seeds that belong elsewhere are a mistake worth stopping for, and so is an older binary.
 async fn back(
     spec: &BrokerSpec,
     around: &Surroundings,
@@ -329,6 +341,12 @@ async fn back(
                     seed,
                     theirs: h.cluster_id,
                 });
+            }
+            Ok(h) if h.features > around.door.build() => {
+                return Err(StartError::Outgrown(Outgrown {
+                    build: around.door.build(),
+                    level: h.features,
+                }));
             }
             _ => {}
         }
@@ -353,6 +371,7 @@ async fn register(
         rack: spec.rack.clone(),
         listeners: spec.listeners.clone(),
         rpc: spec.rpc_addr.clone(),
+        features: around.door.build(),
     };
     let mut said = None;
     let index = if let Way::Joined { index, .. } = way {

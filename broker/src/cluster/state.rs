@@ -6,6 +6,7 @@
 
 use super::alter::Alteration;
 use super::duty::Duty;
+use super::features::{AboveLevel, FeatureLevel};
 use super::group_settings::{GroupAlteration, GroupSettings};
 use super::grow::Addition;
 use super::recovery::{Forced, Recovery};
@@ -60,6 +61,9 @@ pub struct BrokerInfo {
     /// `host:port` of its broker-to-broker port.
     #[serde(default)]
     pub rpc: String,
+    /// What its build understands.
+    #[serde(default)]
+    pub features: FeatureLevel,
 }
 
 /// The node id of a broker that has none yet.
@@ -163,6 +167,11 @@ pub enum Command {
     RemoveBroker {
         node: i32,
     },
+    /// Every broker understands a higher level, as of these starts of their disks.
+    RaiseFeatureLevel {
+        level: FeatureLevel,
+        starts: BTreeMap<u64, u64>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +225,18 @@ pub enum Refusal {
     Recovered { now: u32 },
     #[error("the topic's configuration is not one this version understands: {0}")]
     Config(String),
+    /// The leader's word: the command is not in the log.
+    #[error(transparent)]
+    AboveLevel(AboveLevel),
+    #[error(
+        "its build understands feature level {build}, the cluster is at level {level}: a downgrade is not possible;          start the newer binary"
+    )]
+    NewerBuildNeeded {
+        build: FeatureLevel,
+        level: FeatureLevel,
+    },
+    #[error("a broker has started since that was decided")]
+    OtherBrokers,
 }
 
 /// An immutable picture; the controller swaps in the next one after each command.
@@ -232,6 +253,8 @@ pub struct ClusterState {
     pub settings: Arc<Said>,
     /// What was set for groups.
     pub groups: Arc<GroupSettings>,
+    /// What every broker understands, for good.
+    pub features: FeatureLevel,
     names: HashMap<String, Uuid>,
     /// Deleted topics, with the brokers on whose disks replicas may still lie.
     pub tombstones: BTreeMap<Uuid, BTreeSet<i32>>,
@@ -261,6 +284,8 @@ struct Saved {
     settings: Said,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     groups: GroupSettings,
+    #[serde(default)]
+    features: FeatureLevel,
 }
 
 impl Topic {
@@ -327,6 +352,7 @@ impl ClusterState {
             Command::Recover(forced) => self.recover(forced),
             Command::SetDuty { node, duty } => self.set_duty(node, duty),
             Command::RemoveBroker { node } => self.remove_broker(node),
+            Command::RaiseFeatureLevel { level, starts } => self.raise(level, &starts),
         }
     }
 
@@ -401,6 +427,7 @@ impl ClusterState {
             removed: self.removed.clone(),
             settings: (*self.settings).clone(),
             groups: (*self.groups).clone(),
+            features: self.features,
         })
     }
 
@@ -428,6 +455,7 @@ impl ClusterState {
             removed: saved.removed,
             settings: Arc::new(saved.settings),
             groups: Arc::new(saved.groups),
+            features: saved.features,
             ..Self::default()
         };
         for record in saved.topics {

@@ -182,6 +182,7 @@ pub(super) mod tests {
                 rack: None,
                 listeners: BTreeMap::new(),
                 rpc: format!("b{n}:1"),
+                features: crate::cluster::FeatureLevel::FIRST,
             }));
         }
         s.apply(Command::CreateTopic(TopicRecord {

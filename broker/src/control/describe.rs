@@ -75,6 +75,7 @@ impl Ready {
             topics: view.topics.len() as u32,
             partitions: view.partitions() as u32,
             moving: view.moving().count() as u32,
+            feature_level: view.features.number(),
         }
     }
 
@@ -110,6 +111,7 @@ impl Ready {
             replicas: targets.filter(|r| r.contains(&broker.id)).count() as u32,
             leaders: self.led_by(view, broker.id) as u32,
             disk: broker.replica,
+            feature_version: broker.features.number(),
         }
     }
 

@@ -6,13 +6,13 @@
 //! for [`SILENCE`]; it is alive again when it has answered a ping.
 
 use super::call::{Client, RpcError, endpoint, unreachable};
+use super::fit::fit;
 use super::hearing::{Hearing, SILENCE};
-use super::server::{CLUSTER, DISK, KNOWN_START, START, disk_of};
+use super::server::{BUILD, CLUSTER, DISK, KNOWN_START, PROTOCOL, START, disk_of};
 use super::{Address, Household, MESSAGE_BYTES_MAX, Standings};
 use crate::raft::{CallError, ReplicaId};
 use futures_util::future::BoxFuture;
 use futures_util::stream::poll_fn;
-use logd_proto::rpc::PROTOCOL_VERSION_MIN;
 use logd_proto::rpc::v1::broker_client::BrokerClient;
 use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::group_message::Kind;
@@ -52,6 +52,8 @@ pub enum Standing {
     Alive {
         connection: u64,
         start: u64,
+        /// The feature level that its build understands.
+        features: u32,
     },
     Dead {
         why: String,
@@ -214,8 +216,9 @@ struct Dialler {
 struct Opened {
     lanes: Lanes,
     answers: [Streaming<Envelope>; 2],
-    /// The peer's start.
+    /// The peer's start, and the feature level that its build understands.
     start: u64,
+    features: u32,
 }
 
 impl Dialler {
@@ -283,7 +286,7 @@ impl Dialler {
 
     /// Connects, sees who is there, and opens both lanes.
     async fn dial(&self) -> Result<Opened, RpcError> {
-        let start = self.introduce().await?;
+        let (start, features) = self.introduce().await?;
         let address = &self.address.rpc;
         let channel = endpoint(address)?.connect().await;
         let channel = channel.map_err(|e| unreachable(address, &e))?;
@@ -309,6 +312,7 @@ impl Dialler {
             lanes,
             answers,
             start,
+            features,
         })
     }
 
@@ -317,8 +321,9 @@ impl Dialler {
         RpcError::Refused { address, why }
     }
 
-    /// Whoever answers must be the disk that is meant, of our cluster, and speak our protocol. Says its start.
-    async fn introduce(&self) -> Result<u64, RpcError> {
+    /// Whoever answers must be the disk that is meant, of our cluster, and understand us as we do it. Says its start,
+    /// and the feature level that its build understands.
+    async fn introduce(&self) -> Result<(u64, u32), RpcError> {
         let us = self.household.identity();
         let client = Client::connect(&self.address.rpc).await?;
         let request = IdentifyRequest {
@@ -333,17 +338,12 @@ impl Dialler {
         if disk_of(&them) != Some(self.caller.to) {
             return Err(self.unfit("another disk answers at its address".into()));
         }
-        if them.protocol_version < PROTOCOL_VERSION_MIN {
-            let theirs = them.protocol_version;
-            return Err(self.unfit(format!(
-                "it speaks version {theirs} of the protocol, we need {PROTOCOL_VERSION_MIN}"
-            )));
-        }
+        fit(&us, &them).map_err(|misfit| self.unfit(misfit.to_string()))?;
         if them.start < self.household.known_start(self.caller.to) {
             return Err(self.unfit("its disk is an older copy of the one we know".into()));
         }
         self.household.known_of_us(answer.known_start);
-        Ok(them.start)
+        Ok((them.start, them.feature_version))
     }
 
     async fn exchange(
@@ -360,6 +360,8 @@ impl Dialler {
             (DISK, ours.to_string()),
             (START, us.start.to_string()),
             (KNOWN_START, known.to_string()),
+            (PROTOCOL, us.protocol_version.to_string()),
+            (BUILD, us.feature_version.to_string()),
         ] {
             let value = value
                 .parse()
@@ -381,6 +383,7 @@ impl Dialler {
             lanes,
             answers: [mut urgent, mut bulk],
             start,
+            features,
         } = opened;
         let ours = self.household.identity().start;
         let waiting = lanes.waiting.clone();
@@ -425,7 +428,11 @@ impl Dialler {
                     heard = Instant::now();
                     if let Some((_, sent)) = pinged.take_if(|(id, _)| *id == envelope.id) {
                         self.hearing.answered(self.caller.to, sent);
-                        self.stands(Standing::Alive { connection, start });
+                        self.stands(Standing::Alive {
+                            connection,
+                            start,
+                            features,
+                        });
                         continue;
                     }
                     let waiter = waiting.lock().remove(&envelope.id);

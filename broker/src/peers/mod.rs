@@ -6,12 +6,14 @@
 //! Not here: what messages mean (`raft`, `cluster`), and what a death leads to.
 
 mod call;
+mod fit;
 mod hearing;
 mod link;
 mod listener;
 mod server;
 
 pub use call::{Client, RpcError};
+pub use fit::{Misfit, fit};
 pub use hearing::{Hearing, SILENCE};
 pub use link::Standing;
 pub use listener::RpcListener;

@@ -1,8 +1,9 @@
 //! What peers ask of us: the gRPC service.
 //!
-//! Invariant: an exchange is opened only to a broker of our own cluster whose disk is not an older
-//! copy of one we know.
+//! Invariant: an exchange is opened only to a broker of our own cluster that understands us, and whose disk is
+//! not an older copy of one we know.
 
+use super::fit::fit;
 use super::{Served, replica_of};
 use crate::raft::ReplicaId;
 use futures_util::stream::poll_fn;
@@ -32,6 +33,9 @@ pub(super) const DISK: &str = "logd-disk";
 pub(super) const START: &str = "logd-start";
 /// The last start of the called broker that the caller knows of.
 pub(super) const KNOWN_START: &str = "logd-known-start";
+/// The version of the protocol, and the feature level, that the caller's build understands.
+pub(super) const PROTOCOL: &str = "logd-protocol";
+pub(super) const BUILD: &str = "logd-feature-version";
 
 pub(super) struct Service(Served);
 
@@ -43,12 +47,20 @@ impl Service {
     fn admit(&self, headers: &MetadataMap) -> Result<ReplicaId, Status> {
         let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
         let number = |name: &str| text(name).and_then(|v| v.parse::<u64>().ok());
-        let ours = self.0.household.identity().cluster_id;
-        let theirs = text(CLUSTER).unwrap_or_default();
+        let us = self.0.household.identity();
+        let (ours, theirs) = (&us.cluster_id, text(CLUSTER).unwrap_or_default());
         if ours.is_empty() || ours != theirs {
             let why = format!("you belong to cluster `{theirs}`, this broker to `{ours}`");
             return Err(Status::failed_precondition(why));
         }
+        // What it needs of us it has seen itself, when it was introduced.
+        let version = |name: &str| text(name).and_then(|v| v.parse().ok()).unwrap_or(0);
+        let them = Identity {
+            protocol_version: version(PROTOCOL),
+            feature_version: version(BUILD),
+            ..Identity::default()
+        };
+        fit(&us, &them).map_err(|misfit| Status::failed_precondition(misfit.to_string()))?;
         let (Some(disk), Some(start)) = (number(DISK), number(START)) else {
             return Err(Status::invalid_argument(
                 "who calls? disk and start are missing",
