@@ -79,10 +79,16 @@ fn the_whole_is_shown(cluster: &Cluster) {
         "PARTITIONS",
         "MOVING",
         "VERSIONS",
+        "FEATURES",
     ];
     begins(info.code(0), &headers);
     let info = as_json(cluster, &["cluster", "info"]).code(0).json();
-    for (field, expected) in [("brokers", 4), ("brokers_alive", 4), ("partitions", 3)] {
+    for (field, expected) in [
+        ("brokers", 4),
+        ("brokers_alive", 4),
+        ("partitions", 3),
+        ("feature_level", 2),
+    ] {
         assert_eq!(info[field], expected, "{info:#}");
     }
 

@@ -1,6 +1,6 @@
 //! `logctl cluster info`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logd_proto::rpc::admin as api;
 use serde::Serialize;
@@ -22,12 +22,23 @@ struct Info {
     moving: u32,
     /// Of the brokers that answer.
     versions: BTreeSet<String>,
+    /// What every broker's build understands; absent where a broker from before there were levels answers.
+    feature_level: Option<u32>,
+    /// For each level that some build understands at most, the brokers that run it.
+    builds: BTreeMap<u32, Vec<i32>>,
 }
 
 impl From<api::DescribeClusterResponse> for Info {
     fn from(told: api::DescribeClusterResponse) -> Info {
         let versions = told.brokers.iter().map(|broker| broker.version.clone());
+        let mut builds: BTreeMap<u32, Vec<i32>> = BTreeMap::new();
+        for broker in told.brokers.iter().filter(|b| b.feature_version > 0) {
+            let same = builds.entry(broker.feature_version).or_default();
+            same.push(broker.node_id);
+        }
         Info {
+            feature_level: Some(told.feature_level).filter(|level| *level > 0),
+            builds,
             cluster_id: told.cluster_id,
             controller: told.controller,
             brokers: told.brokers.len(),
@@ -37,6 +48,24 @@ impl From<api::DescribeClusterResponse> for Info {
             moving: told.moving,
             versions: versions.filter(|version| !version.is_empty()).collect(),
         }
+    }
+}
+
+impl Info {
+    /// The level, and where builds differ, who understands what.
+    fn features(&self) -> String {
+        let level = or_dash(self.feature_level);
+        if self.builds.len() < 2 {
+            return level;
+        }
+        let builds = self.builds.iter().map(|(build, nodes)| {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            format!("{build} on {}", nodes.join(","))
+        });
+        format!(
+            "{level} (builds: {})",
+            builds.collect::<Vec<_>>().join("; ")
+        )
     }
 }
 
@@ -51,6 +80,7 @@ impl Shown for Info {
             ">PARTITIONS",
             ">MOVING",
             "VERSIONS",
+            "FEATURES",
         ];
         let mut table = Table::new(&headers);
         let versions: Vec<&str> = self.versions.iter().map(String::as_str).collect();
@@ -63,6 +93,7 @@ impl Shown for Info {
             self.partitions.to_string(),
             self.moving.to_string(),
             versions.join(","),
+            self.features(),
         ]);
         table.render()
     }
@@ -83,6 +114,7 @@ mod tests {
             node_id,
             alive,
             version: version.to_owned(),
+            feature_version: 2,
             ..api::Broker::default()
         };
         let info = Info::from(api::DescribeClusterResponse {
@@ -91,12 +123,34 @@ mod tests {
             brokers: vec![broker(1, true, "0.1.0"), broker(2, false, "")],
             topics: 1,
             partitions: 3,
+            feature_level: 2,
             ..api::DescribeClusterResponse::default()
         });
         let table = "\
-CLUSTER  CONTROLLER  BROKERS  ALIVE  TOPICS  PARTITIONS  MOVING  VERSIONS
-c                 -        2      1       1           3       0  0.1.0
+CLUSTER  CONTROLLER  BROKERS  ALIVE  TOPICS  PARTITIONS  MOVING  VERSIONS  FEATURES
+c                 -        2      1       1           3       0  0.1.0     2
 ";
         assert_eq!(info.table(), table);
+    }
+
+    #[test]
+    fn who_holds_the_feature_level_back_is_shown_while_builds_differ() {
+        let broker = |node_id, feature_version| api::Broker {
+            node_id,
+            feature_version,
+            ..api::Broker::default()
+        };
+        let told = |feature_level, brokers| {
+            let told = api::DescribeClusterResponse {
+                feature_level,
+                brokers,
+                ..api::DescribeClusterResponse::default()
+            };
+            Info::from(told).features()
+        };
+        let mixed = vec![broker(1, 2), broker(2, 1), broker(3, 2)];
+        assert_eq!(told(1, mixed), "1 (builds: 1 on 2; 2 on 1,3)");
+        assert_eq!(told(2, vec![broker(1, 2), broker(2, 2)]), "2");
+        assert_eq!(told(0, vec![broker(1, 0)]), "-", "it is from before");
     }
 }
