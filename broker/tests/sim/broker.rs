@@ -13,7 +13,9 @@ use crate::link::Links;
 use crate::net::{Answer, Outgoing};
 use crate::{CLOCK_BEGINS_MS, FOUNDERS, PARTITIONS, TOPIC, topic_config};
 use bytes::Bytes;
-use logd::cluster::{Command, METADATA_TOPIC, Metadata, Takeover, View, outlooks};
+use logd::cluster::{
+    self, BUILD, Command, METADATA_TOPIC, Metadata, Takeover, Told, View, outlooks,
+};
 use logd::partition::{CompactionSettings, Partition, Registry, Spec, keep_compacted};
 use logd::raft::{self, Exchange, Group, GroupSpec, Proposal, ProposeError, Timers, unstamped};
 use logd_proto::Uuid;
@@ -295,7 +297,7 @@ impl Broker {
         };
         let (disk, groups) = (up.disk.clone(), up.groups.clone());
         async move {
-            let (metadata, view) = Metadata::new();
+            let (metadata, view) = Metadata::new(BUILD);
             let opened = match disk.open_log(metadata_key(), LogOptions::default()) {
                 Ok(log) => Group::open(spec, log, metadata)
                     .await
@@ -464,11 +466,11 @@ impl Up {
     fn serve(&self, op: u64, ask: Ask) {
         let outbox = self.links.outbox.clone();
         let groups = self.groups.lock();
-        if let Ask::Propose(command) = ask {
-            let group = groups.metadata.as_ref().map(|(group, _)| group.clone());
+        if matches!(ask, Ask::Propose(_) | Ask::Raise) {
+            let metadata = groups.metadata.clone();
             tokio::spawn(async move {
-                let reply = match group {
-                    Some(group) => Reply::Proposed(propose(&group, &command).await),
+                let reply = match metadata {
+                    Some((group, view)) => order(&group, &view, ask).await,
                     None => Reply::NotOpen,
                 };
                 outbox.put(Outgoing::Reply { op, reply });
@@ -487,10 +489,23 @@ impl Up {
     }
 }
 
+/// Carries out what was asked of the metadata.
+async fn order(group: &Group<Metadata>, view: &View, ask: Ask) -> Reply {
+    let state = view.borrow().clone();
+    let command = match ask {
+        Ask::Propose(command) => Some(command),
+        _ => state.next_level(BUILD, &Told::new()),
+    };
+    match command {
+        Some(command) => Reply::Proposed(propose(group, &command).await),
+        None => Reply::Proposed(Ok(cluster::Answer::Done)),
+    }
+}
+
 async fn propose(
     group: &Group<Metadata>,
     command: &Command,
-) -> Result<logd::cluster::Answer, ProposeError> {
+) -> Result<cluster::Answer, ProposeError> {
     let stopped = |e: serde_json::Error| ProposeError::Stopped(e.to_string());
     let payload = serde_json::to_vec(command)
         .map(Bytes::from)

@@ -29,6 +29,8 @@ pub enum Ask {
         partition: u32,
     },
     Propose(Command),
+    /// The feature level is to rise, if everybody understands the next one.
+    Raise,
 }
 
 impl Ask {
@@ -37,7 +39,7 @@ impl Ask {
             Ask::Produce { partition, .. }
             | Ask::Read { partition, .. }
             | Ask::Leadership { partition } => *partition,
-            Ask::Propose(_) => u32::MAX,
+            Ask::Propose(_) | Ask::Raise => u32::MAX,
         }
     }
 }
@@ -60,6 +62,7 @@ pub fn describe_ask(ask: &Ask) -> String {
         }
         Ask::Leadership { partition } => format!("p{partition}: who leads"),
         Ask::Propose(command) => format!("{command:?}"),
+        Ask::Raise => "raise".into(),
     }
 }
 
@@ -84,7 +87,7 @@ pub async fn serve(partition: Arc<Partition>, ask: Ask) -> Reply {
         }),
         Ask::Read { request, .. } => Reply::Read(partition.read(request).await),
         Ask::Leadership { .. } => Reply::Leadership(partition.leadership()),
-        Ask::Propose(_) => Reply::NotOpen,
+        Ask::Propose(_) | Ask::Raise => Reply::NotOpen,
     }
 }
 

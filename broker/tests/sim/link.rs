@@ -6,7 +6,7 @@
 use crate::FOUNDERS;
 use crate::net::{Answer, Outbox, Outgoing, unreachable};
 use futures_util::future::BoxFuture;
-use logd::cluster::Neighbours;
+use logd::cluster::{BUILD, Neighbours};
 use logd::partition::Partition;
 use logd::peers::{Hearing, SILENCE, Standing, Standings};
 use logd::raft::{CallError, ReplicaId, Transport};
@@ -127,7 +127,15 @@ impl Links {
                         self.connected.lock().insert(peer);
                     }
                     self.hearing.answered(peer, sent);
-                    self.stands(peer, Standing::Alive { connection, start });
+                    let features = BUILD.number();
+                    self.stands(
+                        peer,
+                        Standing::Alive {
+                            connection,
+                            start,
+                            features,
+                        },
+                    );
                 }
                 // Its process has ended, so nothing that it said counts any more.
                 Ok(Err(CallError::Refused { why, .. })) => {

@@ -4,7 +4,7 @@
 use crate::client::{Ask, Reply};
 use crate::dice::Dice;
 use crate::net::BROKERS;
-use logd::cluster::{Answer, BrokerInfo, Command, TopicId};
+use logd::cluster::{Answer, BUILD, BrokerInfo, Command, FeatureLevel, TopicId};
 use logd_proto::Uuid;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,9 +30,16 @@ impl Operator {
             return;
         }
         self.next_at = now + self.dice.range(100..600);
-        let command = self.command();
+        let ask = self.ask();
         // Nobody knows who leads the metadata; one in three does.
-        send(self.dice.index(BROKERS), Ask::Propose(command));
+        send(self.dice.index(BROKERS), ask);
+    }
+
+    fn ask(&mut self) -> Ask {
+        match self.dice.chance(250) {
+            true => Ask::Raise,
+            false => Ask::Propose(self.command()),
+        }
     }
 
     fn command(&mut self) -> Command {
@@ -53,6 +60,8 @@ impl Operator {
             },
             2 => {
                 let disk = self.dice.range(1..6);
+                // Some have not been upgraded yet, or were and go back.
+                let old = self.dice.chance(200);
                 Command::RegisterBroker(BrokerInfo {
                     id: 0,
                     replica: disk,
@@ -60,6 +69,7 @@ impl Operator {
                     rack: None,
                     listeners: BTreeMap::new(),
                     rpc: format!("broker-{disk}:1"),
+                    features: if old { FeatureLevel::FIRST } else { BUILD },
                 })
             }
             _ => Command::AllocateProducerIds { node: 1 },

@@ -19,6 +19,8 @@ pub struct Tally {
     pub installed: u64,
     /// Damaged replicas that were written again.
     pub healed: u64,
+    /// How often the feature level rose.
+    pub raised: u64,
 }
 
 impl Tally {
@@ -29,6 +31,7 @@ impl Tally {
         self.scans += other.scans;
         self.installed += other.installed;
         self.healed += other.healed;
+        self.raised += other.raised;
     }
 
     /// What has not happened at all.
@@ -40,6 +43,7 @@ impl Tally {
             (self.scans, "nobody read the compacted partition to its end"),
             (self.installed, "no files were installed"),
             (self.healed, "no damaged replica was written again"),
+            (self.raised, "the feature level never rose"),
         ];
         let missing = all.into_iter().filter(|(count, _)| *count == 0);
         missing.map(|(_, what)| what).collect()

@@ -93,6 +93,8 @@ impl World {
             broker,
             applied: state.applied,
             state: &encoded,
+            level: state.features,
+            oldest: state.brokers.values().map(|b| b.features).min(),
         })
     }
 

@@ -18,6 +18,7 @@ impl Invariant for Metadata {
             broker,
             applied,
             state,
+            ..
         } = *seen
         else {
             return Ok(());

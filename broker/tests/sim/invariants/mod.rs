@@ -7,6 +7,7 @@
 mod compacted;
 mod duplicates;
 mod durable;
+mod features;
 mod kept;
 mod leaders;
 mod metadata;
@@ -20,6 +21,7 @@ use crate::keyed::Record;
 use crate::may_lack_records;
 use crate::tally::Tally;
 use bytes::{Bytes, BytesMut};
+use logd::cluster::FeatureLevel;
 use logd_proto::record_batch::{batches, verify_checksum};
 use std::fmt;
 
@@ -137,6 +139,9 @@ pub enum Seen<'a> {
         broker: usize,
         applied: u64,
         state: &'a [u8],
+        /// The cluster's feature level, and the lowest that a registered broker's build understands.
+        level: FeatureLevel,
+        oldest: Option<FeatureLevel>,
     },
     Scanned(Scan<'a>),
     /// The end: all replicas of a partition, at rest.
@@ -173,6 +178,7 @@ impl Default for Invariants {
             Box::<stale::Stale>::default(),
             Box::<replicas::Replicas>::default(),
             Box::<metadata::Metadata>::default(),
+            Box::<features::Features>::default(),
             Box::<compacted::Compacted>::default(),
         ])
     }
