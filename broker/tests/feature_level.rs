@@ -11,15 +11,19 @@
 mod common;
 
 use common::members::{place, until};
+use futures_util::future::BoxFuture;
 use logd::cluster::{
     self, Answer, BUILD, BrokerSpec, Cluster, Command, Door, FeatureLevel, Leaders, Refusal,
     StartError, Surroundings, Vetting,
 };
 use logd::config::{Config, Raw};
 use logd::partition::Registry;
-use logd::peers::{Hearing, Peers, RpcListener, Served};
-use logd::raft::{Exchange, Links, Throttle};
+use logd::peers::{Address, Hearing, Household, Peers, RpcListener, Served, Standing};
+use logd::raft::{Exchange, Links, ReplicaId, Throttle};
 use logd::settings::Keeper;
+use logd_proto::rpc::v1 as rpc;
+use logd_proto::rpc::v1::broker_client::BrokerClient;
+use logd_proto::rpc::v1::envelope::Body;
 use logd_storage::vfs::RealFs;
 use logd_storage::{Captured, Disk, DiskOptions, StateSource};
 use std::collections::BTreeMap;
@@ -204,7 +208,7 @@ fn refusal(started: Result<Broker, StartError>) -> String {
 }
 
 fn explains(why: &str, build: FeatureLevel, level: FeatureLevel) {
-    let build = format!("build understands feature level {build},");
+    let build = format!("understands feature level {build},");
     let level = format!("cluster is at level {level}:");
     for said in [
         &build,
@@ -286,4 +290,116 @@ fn brokers_from_before_there_were_levels_are_upgraded_one_by_one() {
 #[test]
 fn this_build_is_the_older_one_once() {
     an_upgrade(BUILD, FeatureLevel::new(BUILD.number() + 1));
+}
+
+/// A broker of this cluster and build, as far as it says.
+struct Caller(rpc::Identity);
+
+impl Household for Caller {
+    fn identity(&self) -> rpc::Identity {
+        self.0.clone()
+    }
+
+    fn known_start(&self, _: ReplicaId) -> u64 {
+        0
+    }
+
+    fn known_of_us(&self, _: u64) {}
+
+    fn join(&self, _: rpc::JoinRequest) -> BoxFuture<'static, rpc::JoinResponse> {
+        Box::pin(std::future::ready(rpc::JoinResponse::default()))
+    }
+
+    fn propose(&self, _: rpc::ProposeRequest) -> BoxFuture<'static, rpc::ProposeResponse> {
+        Box::pin(std::future::ready(rpc::ProposeResponse::default()))
+    }
+
+    fn leaders(&self, _: rpc::Leaders) {}
+
+    fn outlooks(&self, _: rpc::Orphans) -> rpc::Outlooks {
+        rpc::Outlooks::default()
+    }
+
+    fn acknowledged(&self, _: ReplicaId, _: rpc::Acknowledged) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn asked(&self, _: Body) -> Option<BoxFuture<'static, Body>> {
+        None
+    }
+}
+
+/// What comes of a connection to this broker from one whose build understands so much, of a cluster at a level.
+async fn connected(to: &Cluster, rpc: String, build: u32, level: u32) -> Standing {
+    let caller = Caller(rpc::Identity {
+        cluster_id: to.cluster_id().to_owned(),
+        protocol_version: 1,
+        protocol_version_min: 1,
+        feature_version: build,
+        feature_level: level,
+        start: 1,
+        ..rpc::Identity::default()
+    });
+    let peers = Peers::new(Arc::new(caller), Hearing::default());
+    let node_id = to.node_id();
+    peers.set(&BTreeMap::from([(to.disk(), Address { node_id, rpc })]));
+    let mut standings = peers.standings();
+    let known = standings.wait_for(|all| all.get(&to.disk()) != Some(&Standing::Unknown));
+    let known = tokio::time::timeout(common::PATIENCE, known).await;
+    let known = known.expect("an end").expect("a link");
+    known[&to.disk()].clone()
+}
+
+/// How a broker that does not say what it understands is let in: it is from before there were levels.
+async fn silent_caller(to: &Cluster, rpc: &str) -> Result<(), String> {
+    let client = BrokerClient::connect(format!("http://{rpc}")).await;
+    let mut request = tonic::Request::new(futures_util::stream::pending());
+    let headers = [
+        ("logd-cluster", to.cluster_id()),
+        ("logd-disk", "5"),
+        ("logd-start", "1"),
+    ];
+    for (name, value) in headers {
+        let value = value.parse().expect("a value");
+        request.metadata_mut().insert(name, value);
+    }
+    let opened = client.expect("it accepts").exchange(request).await;
+    opened.map(drop).map_err(|s| s.message().to_owned())
+}
+
+#[test]
+fn whoever_is_below_the_others_level_is_not_connected_to() {
+    let home = Home::new();
+    let broker = Broker::start(&home, BUILD, &[]).expect("a broker that is alone");
+    until("it is at its own level", || broker.level() == BUILD);
+    let (rpc, cluster) = (home.rpc.to_string(), broker.cluster.clone());
+    let build = BUILD.number();
+    let connected = |build, level| {
+        let standing = connected(&cluster, rpc.clone(), build, level);
+        match broker.runtime.block_on(standing) {
+            Standing::Dead { why } => Err(why),
+            Standing::Alive { features, .. } => Ok(features),
+            Standing::Unknown => panic!("nothing came of it"),
+        }
+    };
+    assert_eq!(connected(build, build), Ok(build));
+    assert_eq!(
+        connected(build + 1, build),
+        Ok(build),
+        "newer, and not used"
+    );
+    let too_old = connected(build - 1, 0).expect_err("it is below");
+    explains(&too_old, FeatureLevel::new(build - 1), BUILD);
+    // The other way: this one is below what calls.
+    let next = FeatureLevel::new(build + 1);
+    let too_new = connected(build + 1, build + 1).expect_err("it is above");
+    explains(&too_new, BUILD, next);
+    let silent = broker.runtime.block_on(silent_caller(&cluster, &rpc));
+    explains(
+        &silent.expect_err("it is of the first"),
+        FeatureLevel::FIRST,
+        BUILD,
+    );
+    drop(cluster);
+    broker.stop();
 }
