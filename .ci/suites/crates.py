@@ -38,6 +38,10 @@ class Rdkafka(Crate):
     port = 9092  # some of the tests have it in their source
     scenarios = {"default": Scenario(auto_create=True, partitions=3)}
 
+    def __init__(self, options):
+        super().__init__(options)
+        enter_private_network()  # where nobody else has that port; what is built is downloaded before
+
     def environment(self, broker):
         return {"KAFKA_HOST": broker.bootstrap, "RUST_LOG": "off"}
 
@@ -86,7 +90,4 @@ SUITES = {suite.name: suite for suite in (Rdkafka, Rskafka)}
 if __name__ == "__main__":
     parser = runner.arguments(__doc__, workers=4)
     parser.add_argument("--crate", choices=SUITES, required=True)
-    suite = SUITES[parser.parse_args().crate]
-    if suite.port:
-        enter_private_network()  # where nobody else has that port
-    runner.run(suite, parser)
+    runner.run(SUITES[parser.parse_args().crate], parser)

@@ -113,6 +113,8 @@ class Suite:
 
     def chosen(self):
         every = self.units()
+        if gone := set(self.listed) - {name for unit in every for name in unit.names}:
+            sys.exit(f"{self.name}: listed, and not in the suite that was built: {', '.join(sorted(gone))}")
         if self.options.only:
             return [u for u in every if any(self.options.only in name for name in u.names)]
         if self.options.rotate:
