@@ -136,51 +136,9 @@ async fn what_does_not_exist_is_said_one_by_one() {
     }
 }
 
-const SET: i8 = 0;
-const DELETE: i8 = 1;
-const APPEND: i8 = 2;
-const SUBTRACT: i8 = 3;
-
-/// Key, operation, value.
-type Change<'a> = (&'a str, i8, Option<&'a str>);
-
-fn resource(
-    kind: i8,
-    name: &str,
-    changes: &[Change<'_>],
-) -> incremental_alter_configs_request::AlterConfigsResource {
-    let configs = changes.iter().map(|(key, operation, value)| {
-        message!(incremental_alter_configs_request::AlterableConfig {
-            name: (*key).into(),
-            config_operation: *operation,
-            value: value.map(StrBytes::from),
-        })
-    });
-    message!(incremental_alter_configs_request::AlterConfigsResource {
-        resource_type: kind,
-        resource_name: name.into(),
-        configs: configs.collect(),
-    })
-}
-
 /// Changes a topic; the code and the reason.
 async fn alter(socket: &mut TcpStream, topic: &str, changes: &[Change<'_>]) -> (i16, String) {
-    alter_or_try(socket, topic, changes, false).await
-}
-
-async fn alter_or_try(
-    socket: &mut TcpStream,
-    topic: &str,
-    changes: &[Change<'_>],
-    validate_only: bool,
-) -> (i16, String) {
-    let request = message!(IncrementalAlterConfigsRequest {
-        resources: vec![resource(TOPIC, topic, changes)],
-        validate_only,
-    });
-    let answer = ask(socket, &request, 1).await.responses.remove(0);
-    let why = answer.error_message.map(|m| m.to_string());
-    (answer.error_code, why.unwrap_or_default())
+    alter_or_try(socket, (TOPIC, topic), changes, false).await
 }
 
 async fn shown(socket: &mut TcpStream, topic: &str, key: &str) -> (String, i8) {
@@ -236,7 +194,7 @@ async fn trap_35_what_is_only_validated_or_refused_changes_nothing() {
     let mut socket = broker.connect().await;
     create(&mut socket, "same", 1, &[]).await;
     let tried = [("retention.ms", SET, Some("5"))];
-    let (code, _) = alter_or_try(&mut socket, "same", &tried, true).await;
+    let (code, _) = alter_or_try(&mut socket, (TOPIC, "same"), &tried, true).await;
     assert_eq!(code, 0);
     for (key, value) in [
         ("segment.ms", "soon"),
@@ -265,12 +223,12 @@ async fn trap_35_what_is_named_twice_is_refused_and_the_rest_is_done() {
     let both = [change[0], ("retention.ms", DELETE, None)];
     let request = message!(IncrementalAlterConfigsRequest {
         resources: vec![
-            resource(TOPIC, "twice", &change),
-            resource(TOPIC, "once", &change),
-            resource(TOPIC, "twice", &change),
-            resource(TOPIC, "keys", &both),
-            resource(TOPIC, "keys2", &[("retention.ms", SET, None)]),
-            resource(77, "other", &change),
+            changed(TOPIC, "twice", &change),
+            changed(TOPIC, "once", &change),
+            changed(TOPIC, "twice", &change),
+            changed(TOPIC, "keys", &both),
+            changed(TOPIC, "keys2", &[("retention.ms", SET, None)]),
+            changed(77, "other", &change),
         ]
     });
     let answer = ask(&mut socket, &request, 1).await;

@@ -19,11 +19,6 @@ const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 const GROUP: i8 = 32;
 
-const SET: i8 = 0;
-const DELETE: i8 = 1;
-const APPEND: i8 = 2;
-const SUBTRACT: i8 = 3;
-
 /// Kafka's numbers for where a value comes from.
 const OF_THE_GROUP: i8 = 8;
 const DEFAULT: i8 = 5;
@@ -31,41 +26,9 @@ const DEFAULT: i8 = 5;
 const SESSION: &str = "consumer.session.timeout.ms";
 const HEARTBEAT: &str = "consumer.heartbeat.interval.ms";
 
-/// Key, operation, value.
-type Change<'a> = (&'a str, i8, Option<&'a str>);
-
-async fn alter_or_try(
-    socket: &mut TcpStream,
-    group: &str,
-    changes: &[Change<'_>],
-    validate_only: bool,
-) -> (i16, String) {
-    let configs = changes.iter().map(|(key, operation, value)| {
-        message!(incremental_alter_configs_request::AlterableConfig {
-            name: (*key).into(),
-            config_operation: *operation,
-            value: value.map(StrBytes::from),
-        })
-    });
-    let resource = message!(incremental_alter_configs_request::AlterConfigsResource {
-        resource_type: GROUP,
-        resource_name: group.into(),
-        configs: configs.collect(),
-    });
-    let request = message!(IncrementalAlterConfigsRequest {
-        resources: vec![resource],
-        validate_only,
-    });
-    let answer = ask(socket, &request, 1).await.responses.remove(0);
-    let echoed = (answer.resource_type, answer.resource_name.as_str());
-    assert_eq!(echoed, (GROUP, group));
-    let why = answer.error_message.map(|m| m.to_string());
-    (answer.error_code, why.unwrap_or_default())
-}
-
 /// Changes a group's settings; the code and the reason.
 async fn alter(socket: &mut TcpStream, group: &str, changes: &[Change<'_>]) -> (i16, String) {
-    alter_or_try(socket, group, changes, false).await
+    alter_or_try(socket, (GROUP, group), changes, false).await
 }
 
 async fn set(socket: &mut TcpStream, group: &str, key: &str, value: &str) {
@@ -207,7 +170,8 @@ async fn what_cannot_be_is_refused_with_the_reason_and_nothing_of_its_request_is
             (key, operation, Some(value)),
         ];
         for validate_only in [true, false] {
-            let (code, why) = alter_or_try(&mut socket, "g", &half_wrong, validate_only).await;
+            let (code, why) =
+                alter_or_try(&mut socket, (GROUP, "g"), &half_wrong, validate_only).await;
             assert_eq!(code, ErrorCode::InvalidConfig.code(), "{key}: {why}");
             assert!(why.contains(part), "{why}");
         }
@@ -217,7 +181,7 @@ async fn what_cannot_be_is_refused_with_the_reason_and_nothing_of_its_request_is
     assert_eq!(code, ErrorCode::InvalidRequest.code(), "{why}");
     let (code, why) = alter(&mut socket, &"x".repeat(256), &fine).await;
     assert_eq!(code, ErrorCode::PolicyViolation.code(), "{why}");
-    let tried = alter_or_try(&mut socket, "g", &fine, true).await;
+    let tried = alter_or_try(&mut socket, (GROUP, "g"), &fine, true).await;
     assert_eq!(tried, (0, String::new()));
     assert_eq!(value(&mut socket, "g", HEARTBEAT).await.1, DEFAULT);
     assert_eq!(listed(&mut socket, vec![GROUP]).await, []);

@@ -11,10 +11,10 @@ use common::Broker;
 use common::members::{Member, until_seen};
 use common::requests::*;
 use describe_configs_response::DescribeConfigsResourceResult;
+use logd_proto::ErrorCode;
 use logd_proto::api::encode_request;
 use logd_proto::message;
 use logd_proto::messages::*;
-use logd_proto::{ErrorCode, StrBytes};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -23,47 +23,14 @@ const BROKER: i8 = 4;
 /// What all brokers are called.
 const ALL: &str = "";
 
-const SET: i8 = 0;
-const DELETE: i8 = 1;
-const APPEND: i8 = 2;
-
 /// Kafka's numbers for where a value comes from.
 const OF_ONE: i8 = 2;
 const OF_ALL: i8 = 3;
 const STATIC: i8 = 4;
 const DEFAULT: i8 = 5;
 
-type Change<'a> = (&'a str, i8, Option<&'a str>);
-
-async fn alter_or_try(
-    socket: &mut TcpStream,
-    broker: &str,
-    changes: &[Change<'_>],
-    validate_only: bool,
-) -> (i16, String) {
-    let configs = changes.iter().map(|(key, operation, value)| {
-        message!(incremental_alter_configs_request::AlterableConfig {
-            name: (*key).into(),
-            config_operation: *operation,
-            value: value.map(StrBytes::from),
-        })
-    });
-    let resource = message!(incremental_alter_configs_request::AlterConfigsResource {
-        resource_type: BROKER,
-        resource_name: broker.into(),
-        configs: configs.collect(),
-    });
-    let request = message!(IncrementalAlterConfigsRequest {
-        resources: vec![resource],
-        validate_only,
-    });
-    let answer = ask(socket, &request, 1).await.responses.remove(0);
-    let why = answer.error_message.map(|m| m.to_string());
-    (answer.error_code, why.unwrap_or_default())
-}
-
 async fn alter(socket: &mut TcpStream, broker: &str, changes: &[Change<'_>]) -> (i16, String) {
-    alter_or_try(socket, broker, changes, false).await
+    alter_or_try(socket, (BROKER, broker), changes, false).await
 }
 
 async fn set(socket: &mut TcpStream, broker: &str, key: &str, value: &str) {
@@ -307,7 +274,7 @@ async fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_of_its_reques
     let number = [("num.partitions", APPEND, Some("3"))];
     assert_eq!(alter(&mut socket, ALL, &number).await.0, refused);
     let fine = [("num.partitions", SET, Some("3"))];
-    let tried = alter_or_try(&mut socket, ALL, &fine, true).await;
+    let tried = alter_or_try(&mut socket, (BROKER, ALL), &fine, true).await;
     assert_eq!(tried, (0, String::new()));
     assert!(described(&mut socket, BROKER, ALL).await.is_empty());
     // Tools clean up what they may have set before.

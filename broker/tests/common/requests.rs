@@ -2,6 +2,7 @@
 
 use super::exchange;
 use bytes::Bytes;
+use logd_proto::StrBytes;
 use logd_proto::api::{decode_response, encode_request};
 use logd_proto::message;
 use logd_proto::messages::*;
@@ -161,4 +162,51 @@ pub async fn described(
         include_documentation: true,
     });
     ask(socket, &request, 4).await.results.remove(0)
+}
+
+/// What is done to a configuration.
+pub const SET: i8 = 0;
+pub const DELETE: i8 = 1;
+pub const APPEND: i8 = 2;
+pub const SUBTRACT: i8 = 3;
+
+/// A configuration's key, the operation on it, and the value.
+pub type Change<'a> = (&'a str, i8, Option<&'a str>);
+
+/// Changes of a resource's configurations.
+pub fn changed(
+    kind: i8,
+    name: &str,
+    changes: &[Change<'_>],
+) -> incremental_alter_configs_request::AlterConfigsResource {
+    let configs = changes.iter().map(|(key, operation, value)| {
+        message!(incremental_alter_configs_request::AlterableConfig {
+            name: (*key).into(),
+            config_operation: *operation,
+            value: value.map(StrBytes::from),
+        })
+    });
+    message!(incremental_alter_configs_request::AlterConfigsResource {
+        resource_type: kind,
+        resource_name: name.into(),
+        configs: configs.collect(),
+    })
+}
+
+/// Makes changes, or only asks whether they could be made; the code and the reason.
+pub async fn alter_or_try(
+    socket: &mut TcpStream,
+    (kind, name): (i8, &str),
+    changes: &[Change<'_>],
+    validate_only: bool,
+) -> (i16, String) {
+    let request = message!(IncrementalAlterConfigsRequest {
+        resources: vec![changed(kind, name, changes)],
+        validate_only,
+    });
+    let answer = ask(socket, &request, 1).await.responses.remove(0);
+    let echoed = (answer.resource_type, answer.resource_name.as_str());
+    assert_eq!(echoed, (kind, name));
+    let why = answer.error_message.map(|m| m.to_string());
+    (answer.error_code, why.unwrap_or_default())
 }
