@@ -83,14 +83,40 @@ class Wanted:
 
 
 class StaticMember:
-    """A consumer with an instance id, in this process. A library's own says how to `poll` and to `close` it."""
+    """A consumer with an instance id, in a thread of its own: two that take turns in one thread can keep each other from ever
+    joining (kafka-python throws away a join that is answered between two polls, and asks for another). A library's own says
+    how to `open`, to `poll` and to `end` it."""
 
     def __init__(self):
-        self.held, self.assignments = set(), 0
+        self.held, self.assignments, self.polls = set(), 0, 0
+        self.failure, self.closing = None, threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        try:
+            self.open()
+            while not self.closing.is_set():
+                self.poll()
+                self.polls += 1
+            self.end()
+        except Exception as error:
+            self.failure = error
 
     def assigned(self, partitions):
         self.held = set(partitions)
         self.assignments += 1
+
+    def checked(self):
+        if self.failure:
+            raise self.failure
+        return self
+
+    def close(self):
+        self.closing.set()
+        self.thread.join(20)
+        if self.checked().thread.is_alive():
+            raise TimeoutError("a static member did not end within 20 s")
 
 
 def static_members(join, partitions, within=40):
@@ -98,12 +124,16 @@ def static_members(join, partitions, within=40):
     one that stayed was assigned anything meanwhile."""
     deadline = time.monotonic() + within
 
-    def shared(*members):
-        while not all(m.held for m in members) or sum(len(m.held) for m in members) != partitions:
+    def until(done, *members):
+        while not done():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"static members held {[sorted(m.held) for m in members]} after {within} s")
             for m in members:
-                m.poll()
+                m.checked()
+            time.sleep(0.05)
+
+    def shared(*members):
+        until(lambda: all(m.held for m in members) and sum(len(m.held) for m in members) == partitions, *members)
 
     leaving, staying = join("leaving"), join("staying")
     shared(leaving, staying)
@@ -111,8 +141,8 @@ def static_members(join, partitions, within=40):
     leaving.close()
     back = join("leaving")
     shared(back, staying)
-    for _ in range(10):  # a rebalance would be told with a heartbeat's answer
-        back.poll(), staying.poll()
+    seen = [back.polls, staying.polls]  # a rebalance would be told with a heartbeat's answer
+    until(lambda: back.polls > seen[0] + 10 and staying.polls > seen[1] + 10, back, staying)
     after = [sorted(back.held), sorted(staying.held)]
     back.close(), staying.close()
     return {"before": before, "after": after, "disturbed": staying.assignments - assignments}

@@ -134,7 +134,7 @@ def serve_mode(bootstrap):
         return {"state": told.groups[0][2]}
 
     def static(group, topic, partitions):
-        return static_members(lambda instance: Static(loop, bootstrap, group, topic, instance), partitions)
+        return static_members(lambda instance: Static(bootstrap, group, topic, instance), partitions)
 
     serve(dict(static=static) | {name: blocking(op) for name, op in dict(
         produce=produce, read=read, times=times, commit=commit, committed=committed,
@@ -143,10 +143,14 @@ def serve_mode(bootstrap):
 
 
 class Static(StaticMember, ConsumerRebalanceListener):
-    def __init__(self, loop, bootstrap, group, topic, instance):
+    def __init__(self, bootstrap, group, topic, instance):
+        self.wanted = (bootstrap, group, topic, instance)
         super().__init__()
-        self.loop = loop
-        self.consumer = loop.run_until_complete(self.started(bootstrap, group, topic, instance))
+
+    def open(self):
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.consumer = self.loop.run_until_complete(self.started(*self.wanted))
 
     async def started(self, bootstrap, group, topic, instance):
         c = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance,
@@ -164,8 +168,9 @@ class Static(StaticMember, ConsumerRebalanceListener):
     def poll(self):
         self.loop.run_until_complete(self.consumer.getmany(timeout_ms=100))
 
-    def close(self):
+    def end(self):
         self.loop.run_until_complete(self.consumer.stop())
+        self.loop.close()
 
 
 def member_mode(bootstrap, group, topic, strategy):

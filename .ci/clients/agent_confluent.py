@@ -121,15 +121,18 @@ def serve_mode(bootstrap):
 
 class Static(StaticMember):
     def __init__(self, bootstrap, group, topic, instance):
-        super().__init__()
         self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "group.instance.id": instance,
                                   "session.timeout.ms": 20_000, "heartbeat.interval.ms": 500})
-        self.consumer.subscribe([topic], on_assign=lambda _, parts: self.assigned(p.partition for p in parts))
+        self.topic = topic
+        super().__init__()
+
+    def open(self):
+        self.consumer.subscribe([self.topic], on_assign=lambda _, parts: self.assigned(p.partition for p in parts))
 
     def poll(self):
         self.consumer.poll(0.1)
 
-    def close(self):
+    def end(self):
         self.consumer.close()
 
 

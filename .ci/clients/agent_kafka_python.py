@@ -122,10 +122,13 @@ def serve_mode(bootstrap):
 
 class Static(StaticMember, ConsumerRebalanceListener):
     def __init__(self, bootstrap, group, topic, instance):
-        super().__init__()
         self.consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance,
                                       session_timeout_ms=20_000, heartbeat_interval_ms=500)
-        self.consumer.subscribe([topic], listener=self)
+        self.topic = topic
+        super().__init__()
+
+    def open(self):
+        self.consumer.subscribe([self.topic], listener=self)
 
     def on_partitions_assigned(self, assigned):
         self.assigned(p.partition for p in assigned)
@@ -136,7 +139,7 @@ class Static(StaticMember, ConsumerRebalanceListener):
     def poll(self):
         self.consumer.poll(timeout_ms=100)
 
-    def close(self):
+    def end(self):
         self.consumer.close()
 
 
