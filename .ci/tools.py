@@ -1,6 +1,6 @@
 """Kafka's own command-line tools, each doing its job against logd, and what it did checked by another of them.
 
-With one broker nothing can be moved; the gate runs this with three.
+With one broker nothing can be moved, and none be away; the gate runs this with three.
 """
 
 import json
@@ -198,7 +198,30 @@ def reassign(line):
     assert line.offsets("moved") == {0: 100}, "records were lost on the way"
 
 
-JOBS = [topics, configs_of_topics, configs_of_brokers, configs_of_groups, offsets, delete_records, groups, log_dirs, reassign]
+def one_broker_down(line):
+    """What asks every broker asks those that are there, and a partition that was on the one that is not is shown as such."""
+    if line.options.brokers == 1:
+        return
+    *_, down = line.broker.brokers
+    with Connection(down.port) as c:
+        node = next(node for node, _, port, _ in c.metadata([])["brokers"] if port == down.port)
+    line.run("topics", "--create", "--topic", "away", "--replica-assignment", str(node))
+    line.create("stays", 1)
+    once_loaded(lambda: line.client.commit("stayers", "stays", {"0": 0}))
+    line.run("configs", "--entity-type", "groups", "--entity-name", "stayers", "--alter", "--add-config", "consumer.session.timeout.ms=50000")
+    down.kill()
+    try:
+        until(20, "its groups are another's", lambda: "stayers" in line.run("groups", "--list").split())
+        assert "group stayers" in line.run("configs", "--entity-type", "groups", "--describe")
+        assert re.search(r"Topic: away\s+Partition: 0\s+Leader: none", line.run("topics", "--describe", "--unavailable-partitions"))
+        assert "Topic: stays" in line.run("topics", "--describe", "--under-replicated-partitions")
+    finally:
+        down.start()
+    until(20, "all is as it was", lambda: line.run("topics", "--describe", "--unavailable-partitions").strip() == "")
+    line.run("configs", "--entity-type", "groups", "--entity-name", "stayers", "--alter", "--delete-config", "consumer.session.timeout.ms")
+
+
+JOBS = [topics, configs_of_topics, configs_of_brokers, configs_of_groups, offsets, delete_records, groups, log_dirs, reassign, one_broker_down]
 
 
 def main():

@@ -88,7 +88,10 @@ async fn locate(
         )
     };
     let leadership = services.leadership(&topic.id, index);
-    let leader = leadership.and_then(|l| l.leader).ok_or_else(unavailable)?;
+    let leader = leadership
+        .and_then(|l| l.leader)
+        .filter(|_| services.may_be_led(&topic.id, index, &services.cluster.away()))
+        .ok_or_else(unavailable)?;
     let state = services.cluster.view();
     let broker = state.brokers.get(&leader).ok_or_else(unavailable)?;
     let (host, port) = broker

@@ -10,6 +10,7 @@ use logd_proto::messages::metadata_response::{
 };
 use logd_proto::messages::{MetadataRequest, MetadataResponse};
 use logd_proto::{ErrorCode, StrBytes, Uuid, message};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,13 +29,14 @@ pub async fn answer(
         None => true,
         Some(topics) => topics.is_empty() && context.version < NULL_MEANS_ALL,
     };
+    let away = services.cluster.away();
     let mut topics = Vec::new();
     if all {
         let state = services.cluster.view();
-        topics.extend(state.topics.values().map(|t| describe(&services, t)));
+        topics.extend(state.topics.values().map(|t| describe(&services, t, &away)));
     } else {
         for wanted in request.topics.iter().flatten() {
-            topics.push(one(&services, wanted, request.allow_auto_topic_creation).await);
+            topics.push(one(&services, wanted, request.allow_auto_topic_creation, &away).await);
         }
     }
     let asked = request.include_topic_authorized_operations;
@@ -43,7 +45,7 @@ pub async fn answer(
     }
     let state = services.cluster.view();
     message!(MetadataResponse {
-        brokers: brokers(&state, &context.listener),
+        brokers: told_of(brokers(&state, &context.listener), &away, &topics),
         cluster_id: Some(services.cluster.cluster_id().into()),
         // Any broker forwards admin requests, so the one that was asked is as good a controller as any.
         controller_id: services.cluster.node_id(),
@@ -71,17 +73,33 @@ pub fn brokers(state: &ClusterState, listener: &str) -> Vec<MetadataResponseBrok
         .collect()
 }
 
+/// Those that are there, and those that lead something in this answer although they seem to be away:
+/// whoever is told of a leader must be able to reach it.
+fn told_of(
+    mut brokers: Vec<MetadataResponseBroker>,
+    away: &BTreeSet<i32>,
+    topics: &[MetadataResponseTopic],
+) -> Vec<MetadataResponseBroker> {
+    if !away.is_empty() {
+        let partitions = topics.iter().flat_map(|t| &t.partitions);
+        let leaders: BTreeSet<i32> = partitions.map(|p| p.leader_id).collect();
+        brokers.retain(|b| !away.contains(&b.node_id) || leaders.contains(&b.node_id));
+    }
+    brokers
+}
+
 async fn one(
     services: &Services,
     wanted: &MetadataRequestTopic,
     allow_create: bool,
+    away: &BTreeSet<i32>,
 ) -> MetadataResponseTopic {
     let Some(name) = &wanted.name else {
-        return by_id(services, wanted.topic_id);
+        return by_id(services, wanted.topic_id, away);
     };
     let state = services.cluster.view();
     if let Some(topic) = state.topic(name) {
-        return describe(services, topic);
+        return describe(services, topic, away);
     }
     if !(allow_create && services.settings.now().config.topics.auto_create) {
         let code = if is_legal(name) {
@@ -108,7 +126,7 @@ async fn one(
         // Two clients may ask at once; whoever lost the race finds the winner's topic.
         Some(Ok(_) | Err(CreateTopicError::Exists(_))) => match services.cluster.view().topic(name)
         {
-            Some(topic) => describe(services, topic),
+            Some(topic) => describe(services, topic, away),
             None => failed(
                 Some(name.clone()),
                 Uuid::ZERO,
@@ -129,9 +147,9 @@ pub(super) fn is_legal(name: &str) -> bool {
     !name.is_empty() && name.len() <= 249 && name != "." && name != ".." && name.chars().all(legal)
 }
 
-fn by_id(services: &Services, id: Uuid) -> MetadataResponseTopic {
+fn by_id(services: &Services, id: Uuid, away: &BTreeSet<i32>) -> MetadataResponseTopic {
     match services.cluster.view().topic_by_id(&id) {
-        Some(topic) => describe(services, topic),
+        Some(topic) => describe(services, topic, away),
         None => failed(None, id, ErrorCode::UnknownTopicId),
     }
 }
@@ -145,9 +163,9 @@ fn failed(name: Option<StrBytes>, topic_id: Uuid, code: ErrorCode) -> MetadataRe
     })
 }
 
-fn describe(services: &Services, topic: &Topic) -> MetadataResponseTopic {
+fn describe(services: &Services, topic: &Topic, away: &BTreeSet<i32>) -> MetadataResponseTopic {
     let partitions = (0..topic.partitions.len() as i32)
-        .map(|i| partition(services, topic, i, &topic.replicas(i)))
+        .map(|i| partition(services, topic, i, away))
         .collect();
     message!(MetadataResponseTopic {
         name: Some(topic.name.as_str().into()),
@@ -162,12 +180,15 @@ pub(super) fn partition(
     services: &Services,
     topic: &Topic,
     index: i32,
-    replicas: &[i32],
+    away: &BTreeSet<i32>,
 ) -> MetadataResponsePartition {
+    let replicas = topic.replicas(index);
     // A leader is named once it serves: a topic can be used the instant it is announced.
     let leadership = services.leadership(&topic.id, index);
     // Between two leaders the next is named: a client that is told of none looks again a second later.
-    let leader = leadership.and_then(|l| l.expected.or(l.leader));
+    let leader = leadership
+        .and_then(|l| l.expected.or(l.leader))
+        .filter(|_| services.may_be_led(&topic.id, index, away));
     let code = if leader.is_some() {
         ErrorCode::None
     } else {
@@ -178,8 +199,13 @@ pub(super) fn partition(
         partition_index: index,
         leader_id: leader.unwrap_or(-1),
         leader_epoch: leadership.map_or(-1, |l| l.epoch),
-        replica_nodes: replicas.to_vec(),
-        isr_nodes: services.in_sync(&topic.id, index, replicas),
+        isr_nodes: services.in_sync(&topic.id, index, &replicas),
+        offline_replicas: replicas
+            .iter()
+            .copied()
+            .filter(|n| away.contains(n))
+            .collect(),
+        replica_nodes: replicas,
     })
 }
 
@@ -218,5 +244,26 @@ mod tests {
         };
         assert_eq!(seen("in"), [(1, "a".into(), 1), (2, "b".into(), 3)]);
         assert_eq!(seen("out"), [(1, "a.example.org".into(), 2)]);
+    }
+
+    #[test]
+    fn a_broker_that_is_away_is_told_of_only_where_it_is_named_as_a_leader() {
+        let brokers = || {
+            (1..=3)
+                .map(|node_id| message!(MetadataResponseBroker { node_id }))
+                .collect()
+        };
+        let topic = |leader_id| {
+            let partitions = vec![message!(MetadataResponsePartition { leader_id })];
+            message!(MetadataResponseTopic { partitions })
+        };
+        let told = |away: &[i32], topics: &[MetadataResponseTopic]| {
+            let told = told_of(brokers(), &away.iter().copied().collect(), topics);
+            told.iter().map(|b| b.node_id).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[], &[topic(1)]), [1, 2, 3]);
+        assert_eq!(told(&[3], &[]), [1, 2]);
+        assert_eq!(told(&[2, 3], &[topic(1), topic(-1)]), [1]);
+        assert_eq!(told(&[2, 3], &[topic(1), topic(3)]), [1, 3]);
     }
 }

@@ -41,6 +41,7 @@ use logd_proto::api::{ApiKey, Request, Response};
 use logd_proto::leader::{CurrentLeader, NodeEndpoint};
 use logd_proto::{ErrorCode, StrBytes, Uuid};
 use logd_storage::Disk;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -187,6 +188,21 @@ impl Services {
                 ..own
             }),
         }
+    }
+
+    /// False if most of those who vote in the partition's group are away: then nobody leads it, whatever
+    /// was last heard.
+    fn may_be_led(&self, topic: &Uuid, index: i32, away: &BTreeSet<i32>) -> bool {
+        if away.is_empty() {
+            return true;
+        }
+        let Some(claim) = self.cluster.leaders().get(topic, index) else {
+            return true;
+        };
+        let view = self.cluster.view();
+        // A disk that no broker has any more votes no more.
+        let there = |disk: &&u64| view.node_of(**disk).is_some_and(|n| !away.contains(&n));
+        claim.voters.iter().filter(there).count() * 2 > claim.voters.len()
     }
 
     /// The replicas that keep up, as the leader has said; all of them where nobody has said anything.

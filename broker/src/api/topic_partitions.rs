@@ -12,6 +12,7 @@ use logd_proto::messages::describe_topic_partitions_response::{
 };
 use logd_proto::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 use logd_proto::{ErrorCode, StrBytes, message};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Partitions in one answer, whatever is asked for; as Kafka's `max.request.partition.size.limit`.
@@ -124,7 +125,8 @@ fn describe_topic(
     topic: &Topic,
     indexes: Range<usize>,
 ) -> DescribeTopicPartitionsResponseTopic {
-    let partitions = indexes.map(|index| partition(services, topic, index as i32));
+    let away = services.cluster.away();
+    let partitions = indexes.map(|index| partition(services, topic, index as i32, &away));
     message!(DescribeTopicPartitionsResponseTopic {
         name: Some(topic.name.as_str().into()),
         topic_id: topic.id,
@@ -138,16 +140,15 @@ fn partition(
     services: &Services,
     topic: &Topic,
     index: i32,
+    away: &BTreeSet<i32>,
 ) -> DescribeTopicPartitionsResponsePartition {
-    let known = metadata::partition(services, topic, index, &topic.replicas(index));
-    let replicas = known.replica_nodes.iter().copied();
-    let offline = replicas.filter(|node| !services.cluster.is_alive(*node));
+    let known = metadata::partition(services, topic, index, away);
     message!(DescribeTopicPartitionsResponsePartition {
         error_code: known.error_code,
         partition_index: index,
         leader_id: known.leader_id,
         leader_epoch: known.leader_epoch,
-        offline_replicas: offline.collect(),
+        offline_replicas: known.offline_replicas,
         replica_nodes: known.replica_nodes,
         isr_nodes: known.isr_nodes,
         // Whoever may lead is a matter of votes here: no replica waits to be eligible again.

@@ -4,6 +4,7 @@
 //! Not here: bytes of the protocol, and how a partition works.
 
 mod alter;
+mod away;
 mod card;
 mod claims;
 mod controller;

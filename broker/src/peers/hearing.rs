@@ -9,7 +9,7 @@
 
 use crate::raft::ReplicaId;
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,12 +18,17 @@ use tokio::time::Instant;
 /// A peer that has said nothing for this long is dead to us.
 pub const SILENCE: Duration = Duration::from_millis(1_500);
 
-#[derive(Debug, Clone, Copy, Default)]
+/// Of the brokers that a peer says answer it, so many are kept.
+const HEARD_MAX: usize = 1_024;
+
+#[derive(Debug, Clone, Default)]
 struct Times {
     heard: Option<Instant>,
     answered: Option<Instant>,
     /// Its last ping said that its disk is slow, or has no room.
     slow: bool,
+    /// The disks of which its last ping said that they answer it.
+    hears: BTreeSet<ReplicaId>,
 }
 
 /// Clones share it.
@@ -37,11 +42,19 @@ pub struct Hearing {
 
 impl Hearing {
     /// The peer's ping came.
-    pub fn heard(&self, disk: ReplicaId, slow: bool) {
+    pub fn heard(&self, disk: ReplicaId, slow: bool, hears: &[ReplicaId]) {
         let mut peers = self.peers.write();
         let times = peers.entry(disk).or_default();
         times.heard = Some(Instant::now());
         times.slow = slow;
+        times.hears = hears.iter().copied().take(HEARD_MAX).collect();
+    }
+
+    /// A peer that we hear says that this one answers it.
+    pub fn is_heard_elsewhere(&self, disk: ReplicaId) -> bool {
+        let peers = self.peers.read();
+        let mut others = peers.iter().filter(|(peer, _)| **peer != disk);
+        others.any(|(_, times)| recent(times.heard) && times.hears.contains(&disk))
     }
 
     /// What our own pings say of our disk.
@@ -109,9 +122,9 @@ mod tests {
     async fn what_was_heard_counts_for_a_while() {
         let hearing = Hearing::default();
         assert!(!hearing.hears(1) && !hearing.is_heard_by(1));
-        hearing.heard(1, true);
+        hearing.heard(1, true, &[]);
         assert!(hearing.disk_is_slow(1) && !hearing.disk_is_slow(2));
-        hearing.heard(1, false);
+        hearing.heard(1, false, &[]);
         assert!(!hearing.disk_is_slow(1));
         tokio::time::advance(SILENCE / 2).await;
         hearing.answered(1, Instant::now());
@@ -128,5 +141,18 @@ mod tests {
         assert_eq!(hearing.lapses(), 2);
         hearing.gone(1);
         assert!(!hearing.is_heard_by(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peers_word_for_another_counts_as_long_as_the_peer_is_heard() {
+        let hearing = Hearing::default();
+        hearing.heard(1, false, &[1, 2]);
+        assert!(hearing.is_heard_elsewhere(2));
+        assert!(!hearing.is_heard_elsewhere(1), "its word for itself");
+        hearing.heard(1, false, &[]);
+        assert!(!hearing.is_heard_elsewhere(2));
+        hearing.heard(1, false, &[2]);
+        tokio::time::advance(SILENCE).await;
+        assert!(!hearing.is_heard_elsewhere(2), "it has fallen silent");
     }
 }

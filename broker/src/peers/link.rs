@@ -253,6 +253,13 @@ impl Dialler {
         }
     }
 
+    /// The peers that answer this broker.
+    fn who_answers(&self) -> Vec<ReplicaId> {
+        let standings = self.standings.borrow();
+        let alive = standings.iter().filter(|(_, s)| s.is_alive());
+        alive.map(|(disk, _)| *disk).collect()
+    }
+
     fn hang_up(&self, why: &str) {
         // Dropping the lanes' senders ends the exchanges; dropping the waiters' ends their calls.
         if let Ok(lanes) = self.caller.lanes.send_replace(Err(why.to_owned())) {
@@ -414,6 +421,7 @@ impl Dialler {
                         let body = Some(Body::Ping(Ping {
                             start: ours,
                             disk_is_slow: self.hearing.own_disk_is_slow(),
+                            hears: self.who_answers(),
                         }));
                         let at = Instant::now();
                         // A lane that is full is tried again at the next tick.

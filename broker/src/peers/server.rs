@@ -193,7 +193,7 @@ async fn read(
                 });
             }
             Some(Body::Ping(ping)) => {
-                served.hearing.heard(disk, ping.disk_is_slow);
+                served.hearing.heard(disk, ping.disk_is_slow, &ping.hears);
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
             Some(other) => match served.household.asked(other) {

@@ -150,7 +150,7 @@ impl Member {
         AdminClient::connect(address).await.expect("it accepts")
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.kafka).await.expect("it accepts")
     }
 

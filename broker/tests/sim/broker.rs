@@ -447,7 +447,7 @@ impl Up {
                 return;
             }
             Body::Ping(_) => {
-                hearing.heard(from, false);
+                hearing.heard(from, false, &[]);
                 let start = self.links.start;
                 Body::Ping(Ping {
                     start,
