@@ -267,6 +267,11 @@ async fn clusters_and_moves() {
         let partition = &response.topics[0].partitions[0];
         assert_eq!((partition.error_code, partition.leader_id), (0, 1));
         assert_eq!(partition.current_voters.len(), 1);
+        // Kafka's own tool refuses an endpoint whose name is not in capitals.
+        let listeners = response.nodes.iter().flat_map(|node| &node.listeners);
+        for listener in listeners {
+            assert_eq!(listener.name.as_str(), "DEFAULT");
+        }
     }
 
     let altered = in_every_version(&broker, ApiKey::AlterPartitionReassignments, |_| {

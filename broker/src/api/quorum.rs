@@ -102,7 +102,8 @@ fn node(view: &ClusterState, id: i32) -> Option<Node> {
     let broker = view.brokers.get(&id)?;
     let listeners = broker.listeners.iter().map(|(name, (host, port))| {
         message!(Listener {
-            name: StrBytes::from(name.as_str()),
+            // Kafka's tools take no other names for the endpoints of a quorum's members.
+            name: name.to_ascii_uppercase().into(),
             host: StrBytes::from(host.as_str()),
             port: *port,
         })
