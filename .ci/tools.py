@@ -21,6 +21,20 @@ CLASSES = {
     "offsets": "org.apache.kafka.tools.GetOffsetShell",
     "log-dirs": "org.apache.kafka.tools.LogDirsCommand",
     "reassign": "org.apache.kafka.tools.reassign.ReassignPartitionsCommand",
+    "quorum": "org.apache.kafka.tools.MetadataQuorumCommand",
+    "cluster": "org.apache.kafka.tools.ClusterTool",
+    "elect": "org.apache.kafka.tools.LeaderElectionCommand",
+    "every-group": "org.apache.kafka.tools.GroupsCommand",
+    "acls": "org.apache.kafka.tools.AclCommand",
+    "api-versions": "org.apache.kafka.tools.BrokerApiVersionsCommand",
+    "features": "org.apache.kafka.tools.FeatureCommand",
+    "console-consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
+    "console-producer": "org.apache.kafka.tools.ConsoleProducer",
+    "producer-performance": "org.apache.kafka.tools.ProducerPerformance",
+    "consumer-performance": "org.apache.kafka.tools.ConsumerPerformance",
+    "end-to-end-latency": "org.apache.kafka.tools.EndToEndLatency",
+    "verifiable-producer": "org.apache.kafka.tools.VerifiableProducer",
+    "verifiable-consumer": "org.apache.kafka.tools.VerifiableConsumer",
 }
 
 
@@ -32,10 +46,13 @@ class CommandLine:
         self.folder = pathlib.Path(options.scratch)
         self.client = Tools(options.tools, options.scratch).agent("confluent-kafka", broker.bootstrap)
 
-    def run(self, tool, *arguments, refused=False):
+    def run(self, tool, *arguments, refused=False, given=""):
         """What it prints. The tools say what went wrong on either stream, and not all of them by their status."""
         command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self.jars, CLASSES[tool]]
-        done = subprocess.run([*command, "--bootstrap-server", self.broker.bootstrap, *arguments], capture_output=True, text=True, timeout=60)
+        where = ["--bootstrap-server", self.broker.bootstrap]
+        # Most take their options in any order; this one wants what to do first.
+        asked = [*arguments, *where] if tool == "cluster" else [*where, *arguments]
+        done = subprocess.run([*command, *asked], input=given, capture_output=True, text=True, timeout=60)
         told = f"{done.stdout}\n{done.stderr}"
         failed = done.returncode != 0 or bool(re.search(r"^Error|Exception", told, re.MULTILINE))
         assert failed == refused, f"{tool} {' '.join(arguments)}: status {done.returncode}: {told[-600:]}"
@@ -198,6 +215,56 @@ def reassign(line):
     assert line.offsets("moved") == {0: 100}, "records were lost on the way"
 
 
+def quorum(line):
+    told = line.run("quorum", "describe", "--status")
+    voters = re.search(r"CurrentVoters:\s+(\[.*\])", told)
+    assert voters and len(json.loads(voters.group(1))) == line.options.brokers, told
+    assert re.search(r"LeaderId:\s+[1-9]", told) and re.search(r"LeaderEpoch:\s+[1-9]", told), told
+    rows = [row.split() for row in line.run("quorum", "describe", "--replication").splitlines()[1:]]
+    assert sorted(row[-1] for row in rows) == ["Follower"] * (line.options.brokers - 1) + ["Leader"], rows
+
+
+def cluster(line):
+    assert re.fullmatch(r"Cluster ID: \S{22}", line.run("cluster", "cluster-id").strip())
+    endpoints = line.run("cluster", "list-endpoints").splitlines()[1:]
+    assert len(endpoints) == line.options.brokers and all(" unfenced " in row for row in endpoints), endpoints
+    apis = line.run("api-versions")
+    assert apis.count("Produce(0): ") == line.options.brokers and "Fetch(1): 4 to 18 [usable: 18]" in apis, apis[:2_000]
+    line.run("features", "describe")
+
+
+def elect(line):
+    line.create("preferred", 1)
+    wanted = line.written("elect.json", {"partitions": [{"topic": "preferred", "partition": 0}]})
+    for kind in ("preferred", "unclean"):
+        assert "already elected for partitions preferred-0" in line.run("elect", "--election-type", kind, "--path-to-json-file", wanted)
+
+
+def what_is_not_there(line):
+    """No authorizer, no users, no quotas: the tools say so, or have nothing to say."""
+    assert "SecurityDisabledException" in line.run("acls", "--list", refused=True)
+    for kind in ("users", "clients"):
+        assert line.run("configs", "--entity-type", kind, "--describe").strip() == ""
+    assert "UnsupportedVersionException" in line.run("configs", "--entity-type", "clients", "--entity-name", "a", "--alter", "--add-config", "producer_byte_rate=1024", refused=True)
+
+
+def reading_and_writing(line):
+    line.create("written", 2)
+    line.run("console-producer", "--topic", "written", "--property", "parse.key=true", "--property", "key.separator=:", given="a:1\nb:2\nc:3\n")
+    read = ("--topic", "written", "--from-beginning", "--property", "print.key=true", "--max-messages", "3")
+    assert sorted(line.run("console-consumer", *read).split("\n"))[-3:] == ["a\t1", "b\t2", "c\t3"]
+    assert re.search(r"(?m)^console-consumer-\d+ +Classic +consumer", line.run("every-group", "--list"))
+    assert "500 records sent" in line.run("producer-performance", "--topic", "written", "--num-records", "500", "--record-size", "100", "--throughput", "-1")
+    counted = line.run("consumer-performance", "--topic", "written", "--num-records", "503", "--timeout", "20000").strip().splitlines()[-1]
+    assert counted.split(", ")[4] == "503", counted
+    assert "Percentiles: 50th" in line.run("end-to-end-latency", "--topic", "written", "--num-records", "20", "--producer-acks", "all", "--record-size", "100")
+    sent = [json.loads(row) for row in line.run("verifiable-producer", "--topic", "written", "--max-messages", "20").splitlines()]
+    assert [row["acked"] for row in sent if row["name"] == "tool_data"] == [20], sent
+    taken = [json.loads(row) for row in line.run("verifiable-consumer", "--topic", "written", "--group-id", "verifiers", "--max-messages", "543", "--reset-policy", "earliest").splitlines()]
+    assert sum(row["count"] for row in taken if row["name"] == "records_consumed") == 543, taken
+    assert any(row["name"] == "offsets_committed" and row["success"] for row in taken), taken
+
+
 def one_broker_down(line):
     """What asks every broker asks those that are there, and a partition that was on the one that is not is shown as such."""
     if line.options.brokers == 1:
@@ -221,7 +288,8 @@ def one_broker_down(line):
     line.run("configs", "--entity-type", "groups", "--entity-name", "stayers", "--alter", "--delete-config", "consumer.session.timeout.ms")
 
 
-JOBS = [topics, configs_of_topics, configs_of_brokers, configs_of_groups, offsets, delete_records, groups, log_dirs, reassign, one_broker_down]
+JOBS = [topics, configs_of_topics, configs_of_brokers, configs_of_groups, offsets, delete_records, groups, log_dirs, reassign, quorum, cluster, elect,
+        what_is_not_there, reading_and_writing, one_broker_down]
 
 
 def main():

@@ -236,6 +236,46 @@ async fn what_has_a_configuration_is_listed_by_type() {
 }
 
 #[tokio::test]
+async fn there_is_no_authorizer_no_quota_and_no_user_and_that_is_said() {
+    let broker = Broker::start();
+    let mut socket = broker.connect().await;
+    let disabled = ErrorCode::SecurityDisabled.code();
+    let acls = ask(&mut socket, &DescribeAclsRequest::default(), 3).await;
+    assert_eq!((acls.error_code, acls.resources.len()), (disabled, 0));
+    assert!(acls.error_message.expect("why").contains("no authorizer"));
+    let wanted = create_acls_request::AclCreation::default();
+    let creating = message!(CreateAclsRequest {
+        creations: vec![wanted.clone(), wanted]
+    });
+    let created = ask(&mut socket, &creating, 3).await;
+    let codes: Vec<i16> = created.results.iter().map(|r| r.error_code).collect();
+    assert_eq!(codes, [disabled, disabled]);
+    let deleting = message!(DeleteAclsRequest {
+        filters: vec![delete_acls_request::DeleteAclsFilter::default()]
+    });
+    let deleted = ask(&mut socket, &deleting, 3).await;
+    assert_eq!(deleted.filter_results[0].error_code, disabled);
+
+    let quotas = ask(&mut socket, &DescribeClientQuotasRequest::default(), 1).await;
+    assert_eq!((quotas.error_code, quotas.entries), (0, Some(vec![])));
+
+    let all = message!(DescribeUserScramCredentialsRequest { users: None });
+    let users = ask(&mut socket, &all, 0).await;
+    assert_eq!((users.error_code, users.results.len()), (0, 0));
+    let named = message!(DescribeUserScramCredentialsRequest {
+        users: Some(vec![message!(
+            describe_user_scram_credentials_request::UserName { name: "ann".into() }
+        )])
+    });
+    let users = ask(&mut socket, &named, 0).await;
+    let [ann] = &users.results[..] else {
+        panic!("one answer: {users:?}");
+    };
+    let unknown = ErrorCode::ResourceNotFound.code();
+    assert_eq!((ann.user.as_str(), ann.error_code), ("ann", unknown));
+}
+
+#[tokio::test]
 async fn a_broker_that_is_unknown_or_needed_is_not_unregistered() {
     let broker = Broker::start();
     let mut socket = broker.connect().await;

@@ -122,6 +122,32 @@ async fn descriptions() {
     let counts: Vec<usize> = listed.iter().map(|r| r.config_resources.len()).collect();
     assert_eq!(counts, [0, 2]);
 
+    let acls = in_every_version(&broker, ApiKey::DescribeAcls, |_| {
+        DescribeAclsRequest::default()
+    })
+    .await;
+    assert!(acls.iter().all(|r| r.error_code == 54));
+    let created = in_every_version(&broker, ApiKey::CreateAcls, |_| {
+        CreateAclsRequest::default()
+    })
+    .await;
+    assert!(created.iter().all(|r| r.results.is_empty()));
+    let deleted = in_every_version(&broker, ApiKey::DeleteAcls, |_| {
+        DeleteAclsRequest::default()
+    })
+    .await;
+    assert!(deleted.iter().all(|r| r.filter_results.is_empty()));
+    let quotas = in_every_version(&broker, ApiKey::DescribeClientQuotas, |_| {
+        DescribeClientQuotasRequest::default()
+    })
+    .await;
+    assert!(quotas.iter().all(|r| r.error_code == 0));
+    let users = in_every_version(&broker, ApiKey::DescribeUserScramCredentials, |_| {
+        DescribeUserScramCredentialsRequest::default()
+    })
+    .await;
+    assert!(users.iter().all(|r| r.error_code == 0));
+
     let refused = in_every_version(&broker, ApiKey::UnregisterBroker, |_| {
         message!(UnregisterBrokerRequest { broker_id: 9 })
     })

@@ -514,6 +514,10 @@ apis! {
         InitProducerIdRequest => InitProducerIdResponse;
     OffsetForLeaderEpoch = 23, serves 2..=4, flexible from 4,
         OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse;
+    DescribeAcls = 29, serves 1..=3, flexible from 2,
+        DescribeAclsRequest => DescribeAclsResponse;
+    CreateAcls = 30, serves 1..=3, flexible from 2, CreateAclsRequest => CreateAclsResponse;
+    DeleteAcls = 31, serves 1..=3, flexible from 2, DeleteAclsRequest => DeleteAclsResponse;
     DescribeConfigs = 32, serves 1..=4, flexible from 4,
         DescribeConfigsRequest => DescribeConfigsResponse;
     AlterConfigs = 33, serves 0..=2, flexible from 2,
@@ -534,6 +538,10 @@ apis! {
         ListPartitionReassignmentsRequest => ListPartitionReassignmentsResponse;
     OffsetDelete = 47, serves 0..=0, flexible from 32767,
         OffsetDeleteRequest => OffsetDeleteResponse;
+    DescribeClientQuotas = 48, serves 0..=1, flexible from 1,
+        DescribeClientQuotasRequest => DescribeClientQuotasResponse;
+    DescribeUserScramCredentials = 50, serves 0..=0, flexible from 0,
+        DescribeUserScramCredentialsRequest => DescribeUserScramCredentialsResponse;
     DescribeQuorum = 55, serves 0..=2, flexible from 0,
         DescribeQuorumRequest => DescribeQuorumResponse;
     DescribeCluster = 60, serves 0..=2, flexible from 0,

@@ -5,6 +5,7 @@
 //! the future it returns.
 //! Not here: sockets, files, and how anything is replicated.
 
+mod access;
 mod cluster;
 mod configs;
 mod delete_records;
@@ -145,6 +146,11 @@ impl Handler for Api {
             Request::DescribeQuorum(r) => later(quorum::describe(services, context, r)),
             Request::AlterPartitionReassignments(r) => later(reassign::alter(services, context, r)),
             Request::ListPartitionReassignments(r) => ready(reassign::list(&services, r)),
+            Request::DescribeAcls(_) => ready(access::describe_acls()),
+            Request::CreateAcls(r) => ready(access::create_acls(&r)),
+            Request::DeleteAcls(r) => ready(access::delete_acls(&r)),
+            Request::DescribeClientQuotas(_) => ready(access::describe_quotas()),
+            Request::DescribeUserScramCredentials(r) => ready(access::describe_users(&r)),
             Request::DescribeConfigs(r) => ready(configs::describe(&services, &context, &r)),
             Request::IncrementalAlterConfigs(r) => later(configs::incremental(services, r)),
             Request::AlterConfigs(r) => later(configs::replace(services, r)),

@@ -201,6 +201,26 @@ macro_rules! every_api {
             generated
         );
         $visit!(
+            DescribeAcls,
+            DescribeAclsRequest,
+            DescribeAclsResponse,
+            generated
+        );
+        $visit!(CreateAcls, CreateAclsRequest, CreateAclsResponse, generated);
+        $visit!(DeleteAcls, DeleteAclsRequest, DeleteAclsResponse, generated);
+        $visit!(
+            DescribeClientQuotas,
+            DescribeClientQuotasRequest,
+            DescribeClientQuotasResponse,
+            generated
+        );
+        $visit!(
+            DescribeUserScramCredentials,
+            DescribeUserScramCredentialsRequest,
+            DescribeUserScramCredentialsResponse,
+            generated
+        );
+        $visit!(
             DescribeLogDirs,
             DescribeLogDirsRequest,
             DescribeLogDirsResponse,
