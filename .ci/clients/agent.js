@@ -118,12 +118,20 @@ function serveMode(bootstrap) {
     return { offsets: Object.fromEntries(found.partitions.filter(o => partitions.includes(o.partition) && Number(o.offset) >= 0).map(o => [o.partition, Number(o.offset)])) };
   });
 
+  // Waiting for leaders, kafkajs gives up where metadata has no such topic yet, as Kafka's may for a moment (admin/index.js, 2.2).
   const create = ({ topic, partitions }) => withAdmin(async admin => {
-    if (!await admin.createTopics({ topics: [{ topic, numPartitions: partitions, replicationFactor: Number(process.env.REPLICAS || 1) }] })) throw new Error('topic already exists');
+    if (!await admin.createTopics({ waitForLeaders: false, topics: [{ topic, numPartitions: partitions, replicationFactor: Number(process.env.REPLICAS || 1) }] })) throw new Error('topic already exists');
     return {};
   });
   const remove = ({ topic }) => withAdmin(admin => admin.deleteTopics({ topics: [topic] })).then(() => ({}));
-  const topics = () => withAdmin(async admin => ({ topics: (await admin.listTopics()).sort() }));
+  // kafkajs lists nothing, and says so with a TypeError, while any topic of anybody's has no leader yet (cluster/index.js, 2.2:
+  // metadata, where withBroker forgets the error).
+  const topics = () => withAdmin(async admin => {
+    for (let tries = 1; ; tries++) {
+      try { return { topics: (await admin.listTopics()).sort() }; } catch (error) { if (!(error instanceof TypeError) || tries === 50) throw error; }
+      await new Promise(wake => setTimeout(wake, 100));
+    }
+  });
 
   const config = ({ topic, name }) => withAdmin(async admin => {
     const { resources: [{ configEntries }] } = await admin.describeConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: topic }] });
