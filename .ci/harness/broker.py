@@ -218,7 +218,9 @@ class Kafka(Broker):
             f"log.dirs={self.data}", f"auto.create.topics.enable={str(self.auto_create).lower()}",
             "offsets.topic.replication.factor=1", "transaction.state.log.replication.factor=1",
             "transaction.state.log.min.isr=1", "share.coordinator.state.topic.replication.factor=1",
-            "share.coordinator.state.topic.min.isr=1", *(f"{k}={v}" for k, v in self.settings.items()),
+            "share.coordinator.state.topic.min.isr=1",
+            # Records' times lie years back in some tests, and Kafka deletes what is old half a minute after its start.
+            "log.retention.ms=-1", *(f"{k}={v}" for k, v in self.settings.items()),
         ]) + "\n")
         if not (self.data / "meta.properties").exists():
             storage = ["java", "-cp", self.jars, "kafka.tools.StorageTool"]
