@@ -1,4 +1,4 @@
-"""Six stock clients against one broker, or three: each produces with every codec it has, and each reads what all of them wrote.
+"""Eight stock clients against one broker, or three: each produces with every codec it has, and each reads what all of them wrote.
 
 Then, per client: lookups by time, the administration of topics and groups, compacted topics, static members, automatic creation
 on and off, committed offsets and idempotent producers over SIGKILL, and groups whose members come, go and die. Everything is compared byte for byte with what was sent.
@@ -28,6 +28,7 @@ class Matrix:
         self.report = Report()
         self.tools = Tools(options.tools, options.scratch)
         self.tools.compile_java()
+        self.tools.compile_go()
         self.broker = None
         self.clients = {}
         self.kind = "kafka" if options.kafka else "logd"
@@ -260,7 +261,7 @@ class Matrix:
                 assert self.clients[reader].committed("never-used", "commits", [0]) == {}, "a group that never committed has offsets"
 
     def idempotent_producers(self):
-        """All six produce at once while the broker is killed twice: every record once, in order, nothing missing."""
+        """All produce at once while the broker is killed twice: every record once, in order, nothing missing."""
         count = 4_000
         topics = {name: f"idempotent.{name}" for name in NAMES}
         for topic in topics.values():

@@ -1,6 +1,6 @@
 """The conversation that every client's agent speaks, for the agents written in Python.
 
-`serve`: one JSON request a line on stdin, one JSON answer a line on stdout (agent.js and Agent.java speak the same).
+`serve`: one JSON request a line on stdin, one JSON answer a line on stdout (agent.js, Agent.java and the agent in go/ speak the same).
 `member`: one group member; it prints what it is assigned and what it reads until a line arrives on stdin.
 Bytes travel as base64, null as null. A record is {p, k, v, h: [[name, value]], ts} and, once stored, {t, o}.
 No client library is imported here.

@@ -20,19 +20,24 @@ from harness.report import until
 
 CLIENTS = pathlib.Path(__file__).resolve().parent.parent / "clients"
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
-NAMES = ["kcat", "confluent-kafka", "kafka-python", "aiokafka", "kafkajs", "java"]
+NAMES = ["kcat", "confluent-kafka", "kafka-python", "aiokafka", "kafkajs", "java", "franz-go", "sarama"]
+GO = {"franz-go", "sarama"}
 # Eager by range or round robin, and the cooperative protocol where the library has it.
 STRATEGIES = {"kcat": ["range", "cooperative"], "confluent-kafka": ["range", "cooperative"],
               "kafka-python": ["range", "cooperative"], "aiokafka": ["roundrobin"],
-              "kafkajs": ["roundrobin"], "java": ["range", "cooperative"]}
+              "kafkajs": ["roundrobin"], "java": ["range", "cooperative"],
+              "franz-go": ["range", "cooperative"], "sarama": ["range", "cooperative"]}
 # Null header values: kafkajs and kafka-python refuse to send them, kcat prints them like text.
-SENDS_NULL_HEADER = {"confluent-kafka", "java", "aiokafka"}
+SENDS_NULL_HEADER = {"confluent-kafka", "java", "aiokafka", *GO}
 # kafkajs has no group.instance.id. aiokafka deletes no groups, and kcat administers nothing.
-STATIC = ["kcat", "confluent-kafka", "kafka-python", "aiokafka", "java"]
-DELETES_GROUPS = {"confluent-kafka", "kafka-python", "kafkajs", "java"}
+STATIC = ["kcat", "confluent-kafka", "kafka-python", "aiokafka", "java", *GO]
+DELETES_GROUPS = {"confluent-kafka", "kafka-python", "kafkajs", "java", *GO}
 # How each says that the broker refused a record (INVALID_RECORD, 87, which aiokafka has no name for).
 INVALID_RECORD = {"kcat": "failed to validate record", "confluent-kafka": "INVALID_RECORD", "kafka-python": "InvalidRecord",
-                  "aiokafka": "UnknownError", "kafkajs": "failed the validation", "java": "InvalidRecordException"}
+                  "aiokafka": "UnknownError", "kafkajs": "failed the validation", "java": "InvalidRecordException",
+                  "franz-go": "INVALID_RECORD", "sarama": "failed the validation"}
+# How each says that a coordinator still reads its log.
+LOADING = ["NOT_COORDINATOR", "COORDINATOR_LOAD_IN_PROGRESS", "is not coordinated by this broker", "is still loading offsets"]
 
 
 def b64(data):
@@ -57,12 +62,21 @@ class Tools:
     def __init__(self, folder, scratch):
         self.folder, self.scratch = pathlib.Path(folder), pathlib.Path(scratch)
         self.classes = self.scratch / "classes"
+        self.go_agent = self.scratch / "agent"
 
     def compile_java(self):
         self.classes.mkdir(parents=True, exist_ok=True)
         subprocess.run(["javac", "-d", str(self.classes), "-cp", f"{self.folder}/java/*", str(CLIENTS / "Agent.java")], check=True)
 
+    def compile_go(self):
+        """With what .ci/install left in its folder: nothing is downloaded here. What vets it is built there too."""
+        go = {**os.environ, "GOMODCACHE": str(self.folder / "go/modules"), "GOCACHE": str(self.folder / "go/built"), "GOPROXY": "off", "CGO_ENABLED": "0"}
+        for command in (["vet"], ["build", "-buildvcs=false", "-o", str(self.go_agent)]):
+            subprocess.run(["go", *command, "."], cwd=CLIENTS / "go", env=go, check=True)
+
     def command(self, name, *arguments):
+        if name in GO:
+            return [str(self.go_agent), name, *arguments]
         if name == "java":
             return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{self.classes}:{self.folder}/java/*", "Agent", *arguments]
         if name == "kafkajs":
@@ -341,7 +355,8 @@ class Member:
 
     def in_hand_when_killed(self, seen):
         """What it may have taken and committed without showing it: one record of each partition. librdkafka counts a
-        record as consumed when it hands it over; the other clients commit only what an earlier poll returned."""
+        record as consumed when it hands it over; the other clients commit only what an earlier poll returned, or was marked
+        after it was shown."""
         return self._next_of(self.held_when_killed, seen) if self.name in ("kcat", "confluent-kafka") else set()
 
     def dropped_when_stopped(self, seen):
@@ -409,7 +424,7 @@ def once_loaded(action):
         try:
             return [action()]
         except Refused as problem:
-            if not any(word in str(problem) for word in ("NOT_COORDINATOR", "COORDINATOR_LOAD_IN_PROGRESS")):
+            if not any(words in str(problem) for words in LOADING):
                 raise
             return None
     return until(15, "the group's coordinator is loaded", attempt)[0]
