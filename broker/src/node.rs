@@ -577,6 +577,7 @@ fn partition_spec(
         founders: topic.founders(&cluster.view(), index),
         floor: 0,
         generation: topic.generation(index),
+        begins: topic.recoveries.get(&index).map_or(0, |r| r.term),
         internal: topic.internal,
         founds: topic.founder(&cluster.view(), index) == Some(cluster.disk()),
         heard_by: heard_by.clone(),

@@ -112,6 +112,8 @@ pub struct Spec {
     pub floor: u64,
     /// How often the partition was recovered by force.
     pub generation: u32,
+    /// The term in which that began; 0 if it never was.
+    pub begins: u64,
     /// The broker's own records, which a full disk must still take.
     pub internal: bool,
     /// Whether a voter has heard this broker a moment ago.
@@ -184,6 +186,7 @@ impl Partition {
             timers: spec.timers,
             floor: spec.floor,
             generation: spec.generation,
+            begins: spec.begins,
             client_data: !spec.internal,
             links: spec.links,
             on_role: Arc::new(move |role| {

@@ -49,6 +49,7 @@ async fn opened_on(disk: Disk, clock: Clock) -> Arc<Partition> {
         founds: true,
         floor: 0,
         generation: 0,
+        begins: 0,
         internal: false,
         heard_by: Arc::new(|_| false),
         lapses: Arc::new(|| 0),

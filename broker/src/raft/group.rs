@@ -54,6 +54,9 @@ pub struct GroupSpec {
     pub floor: u64,
     /// How often the group was recovered by force: others of another generation are not heard.
     pub generation: u32,
+    /// The term in which that generation began; 0 for the first. A replica votes only once it holds an entry of it,
+    /// as those before name voters who have forgotten what they knew.
+    pub begins: u64,
     /// Its entries are clients' records: a full disk takes none.
     pub client_data: bool,
     pub links: Links,
@@ -131,12 +134,14 @@ pub(super) struct RoleCell {
     /// In this term the leader hands over to this replica.
     heir: Mutex<Option<(u64, ReplicaId)>>,
     floor: AtomicU64,
+    /// The term in which the group's generation began.
+    begins: u64,
     changed: tokio::sync::watch::Sender<()>,
     on_role: OnRole,
 }
 
 impl RoleCell {
-    pub fn new(me: ReplicaId, floor: u64, on_role: OnRole) -> Self {
+    pub fn new(me: ReplicaId, floor: u64, begins: u64, on_role: OnRole) -> Self {
         Self {
             me,
             vote: Mutex::new((0, None)),
@@ -145,6 +150,7 @@ impl RoleCell {
             abandoned: AtomicU64::new(0),
             heir: Mutex::new(None),
             floor: AtomicU64::new(floor),
+            begins,
             changed: tokio::sync::watch::channel(()).0,
             on_role,
         }
@@ -188,9 +194,9 @@ impl RoleCell {
         heir.map(|(_, to)| to)
     }
 
-    /// Whether a replica with this last index may vote.
-    pub fn may_vote(&self, last_index: u64) -> bool {
-        last_index >= self.floor.load(Ordering::Acquire)
+    /// Whether a replica whose last entry is of this term and index may vote.
+    pub fn may_vote(&self, (term, index): (u64, u64)) -> bool {
+        term >= self.begins && index >= self.floor.load(Ordering::Acquire)
     }
 
     /// Who leads by the last vote, whether or not it still does.
@@ -282,6 +288,7 @@ impl<A: Apply> Group<A> {
         let role = Arc::new(RoleCell::new(
             spec.replica,
             spec.floor,
+            spec.begins,
             spec.on_role.clone(),
         ));
         let key = log.key();
@@ -318,7 +325,7 @@ impl<A: Apply> Group<A> {
         };
         if let Some(founders) = spec.founders.filter(|_| fresh) {
             group.found(founders).await.map_err(raft_error)?;
-        } else if group.raft.voter_ids().eq([spec.replica]) {
+        } else if group.raft.voter_ids().eq([spec.replica]) && group.may_vote() {
             let elected = group.raft.trigger().elect(false).await;
             elected.map_err(|e| raft_error(e.to_string()))?;
         }
@@ -367,7 +374,7 @@ impl<A: Apply> Group<A> {
 
     /// Whether this replica holds everything that it ever acknowledged.
     pub fn may_vote(&self) -> bool {
-        self.role.may_vote(self.last_entry().1)
+        self.role.may_vote(self.last_entry())
     }
 
     /// Term and index of the last entry here; zeros for none.
@@ -465,6 +472,12 @@ impl<A: Apply> Group<A> {
         };
         let cut = log.purge_to(upto, Box::new(|_| {}));
         cut.map_err(|e| ProposeError::Stopped(e.to_string()))
+    }
+
+    /// Whether nothing of the terms before this one is left in the log: whoever is sent it begins with a snapshot.
+    pub fn begins_with(&self, term: u64) -> bool {
+        let purged = self.machine.log().bounds().purged;
+        term == 0 || purged.is_some_and(|id| id.term >= term)
     }
 
     /// Where the snapshot and the log stand, for whoever waits for them to move.
@@ -628,7 +641,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_was_given_up_too_late_is_known_again_when_it_says_so() {
-        let role = RoleCell::new(1, 0, Arc::new(|_| {}));
+        let role = RoleCell::new(1, 0, 0, Arc::new(|_| {}));
         role.saw_vote(&RaftVote {
             leader_id: LeaderId::new(5, 2),
             committed: true,
@@ -653,7 +666,7 @@ mod tests {
             leader_id: LeaderId::new(term, replica),
             committed,
         };
-        let role = RoleCell::new(1, 0, Arc::new(|_| {}));
+        let role = RoleCell::new(1, 0, 0, Arc::new(|_| {}));
         let foreseen = || (role.role().leader, role.role().expected);
         role.saw_vote(&vote(5, 2, true));
         assert_eq!(foreseen(), (Some(2), Some(2)));

@@ -72,7 +72,7 @@ impl<A: Apply> Group<A> {
         let leads = metrics.state == ServerState::Leader;
         let last = self.last_entry();
         Outlook {
-            votes: metrics.state != ServerState::Learner && self.role.may_vote(last.1),
+            votes: metrics.state != ServerState::Learner && self.role.may_vote(last),
             // Our own old vote does not make us leader again: leadership is not restored.
             leader: role.leader.filter(|l| *l != metrics.id || leads),
             leads,

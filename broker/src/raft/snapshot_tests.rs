@@ -62,7 +62,7 @@ fn open_on(disk: &Disk, point: Option<u64>) -> (Log, Machine<Named>) {
         partition: 0,
     };
     let log = disk.open_log(key, LogOptions::default()).unwrap();
-    let role = Arc::new(RoleCell::new(0, 0, Arc::new(|_| {})));
+    let role = Arc::new(RoleCell::new(0, 0, 0, Arc::new(|_| {})));
     let restored = Bytes::new();
     let machine = Machine::open(Named { point, restored }, log.clone(), role).unwrap();
     (log, machine)
@@ -75,7 +75,7 @@ fn members(of: &[u64]) -> Membership {
 
 /// Ten entries: the members are 1 from entry 0 on, 1 and 2 from entry 6 on; the rest is data.
 async fn fill(log: &Log, machine: &mut Machine<Named>) {
-    let role = Arc::new(RoleCell::new(0, 0, Arc::new(|_| {})));
+    let role = Arc::new(RoleCell::new(0, 0, 0, Arc::new(|_| {})));
     let mut store = LogStore::new(log.clone(), unstamped, role).unwrap();
     let payload = |index| match index {
         0 => Payload::Membership(members(&[1])),

@@ -63,7 +63,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine<Counter>, (tempfile::TempDir, Di
                 LogOptions::default(),
             )
             .unwrap();
-        let role = Arc::new(RoleCell::new(0, 0, Arc::new(|_| {})));
+        let role = Arc::new(RoleCell::new(0, 0, 0, Arc::new(|_| {})));
         let store = LogStore::new(log.clone(), unstamped, role.clone()).unwrap();
         let machine = Machine::open(Counter, log, role).unwrap();
         Ok(((dir, disk), store, machine))

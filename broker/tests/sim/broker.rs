@@ -249,6 +249,11 @@ impl Broker {
             internal: false,
             floor: self.notes.lock().get(&partition).map_or(0, |n| n.floor),
             generation: self.generation,
+            begins: if self.generation > 0 {
+                SURVIVOR_TERM
+            } else {
+                0
+            },
             heard_by: Arc::new(move |disk| hearing.is_heard_by(disk)),
             lapses: Arc::new(move || lapses.lapses()),
             timers: Timers::None,
@@ -291,6 +296,7 @@ impl Broker {
             client_data: false,
             floor: 0,
             generation: 0,
+            begins: 0,
             timers: Timers::Own,
             links: self.links(up),
             on_role: Arc::new(|_| {}),
