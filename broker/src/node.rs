@@ -330,7 +330,8 @@ impl Node {
     }
 
     /// Resolves when this broker cannot go on and its process must end: the disk has failed, so that nothing can be
-    /// acknowledged any more, or the metadata says what this build does not understand.
+    /// acknowledged any more, the metadata says what this build does not understand, or it was recovered by force
+    /// without this broker.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
         tokio::select! {
@@ -339,6 +340,7 @@ impl Node {
                 Err(_) => std::future::pending().await,
             },
             outgrown = self.cluster.outgrown() => outgrown.to_string(),
+            surpassed = self.cluster.surpassed() => surpassed.to_string(),
         }
     }
 

@@ -306,6 +306,8 @@ impl Household for Caller {
 
     fn known_of_us(&self, _: u64) {}
 
+    fn surpassed_by(&self, _: u32) {}
+
     fn join(&self, _: rpc::JoinRequest) -> BoxFuture<'static, rpc::JoinResponse> {
         Box::pin(std::future::ready(rpc::JoinResponse::default()))
     }

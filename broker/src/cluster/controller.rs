@@ -3,8 +3,10 @@
 //! Every change is a command in the metadata group's log. An answer to a client is given when the
 //! command is applied, and for a new topic when its partitions serve.
 
+use super::door::Door;
 use super::features::FeatureLevel;
 use super::leaders::Leaders;
+use super::lineage::{Lineage, Surpassed};
 use super::metadata::{Metadata, Outgrown, View, encode};
 use super::plan::{CreateTopicError, CreatedTopic, NewTopic, plan};
 use super::start::Surroundings;
@@ -76,6 +78,7 @@ pub struct Cluster {
     pub(super) peers: Peers,
     leaders: Arc<Leaders>,
     pub(super) vetting: Arc<Vetting>,
+    door: Arc<Door>,
     pub(super) registry: Arc<Registry>,
     pub(super) storage: Disk,
     pub(super) data_dir: PathBuf,
@@ -116,6 +119,7 @@ impl Cluster {
             peers: around.peers.clone(),
             leaders: around.door.leaders(),
             vetting: around.door.vetting(),
+            door: around.door.clone(),
             registry: around.registry.clone(),
             storage: around.disk.clone(),
             data_dir: around.data_dir.clone(),
@@ -125,6 +129,16 @@ impl Cluster {
             dismissed: watch::channel(false).0,
             reconciled: around.reconciled.clone(),
         }
+    }
+
+    /// Where this broker's metadata comes from.
+    pub fn lineage(&self) -> Lineage {
+        self.door.lineage()
+    }
+
+    /// Resolves when somebody has metadata of a later generation: what this broker does is of the past.
+    pub async fn surpassed(&self) -> Surpassed {
+        self.door.surpassed().await
     }
 
     /// Partitions and replicas of topics that do not say.
@@ -243,7 +257,8 @@ impl Cluster {
             return Err(not_leader);
         };
         let command = encode(command).map_err(stopped)?;
-        let request = ProposeRequest { command };
+        let lineage = self.lineage().said();
+        let request = ProposeRequest { command, lineage };
         match client.propose(request, ANSWER_DEADLINE).await {
             Ok(response) if response.failed.is_empty() => {
                 let answer = serde_json::from_slice(&response.answer).map_err(stopped)?;

@@ -6,6 +6,7 @@
 use super::controller::Cluster;
 use super::features::FeatureLevel;
 use super::leaders::Leaders;
+use super::lineage::{Lineage, Surpassed};
 use super::state::{Answer, BrokerInfo, Command, UNASSIGNED};
 use super::vetting::Vetting;
 use crate::peers::{Household, fit, replica_of};
@@ -16,8 +17,9 @@ use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::{
     self as rpc, Identity, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse,
 };
-use logd_proto::rpc::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+use logd_proto::rpc::{PROTOCOL_OF_LINEAGES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use parking_lot::RwLock;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::watch;
@@ -32,6 +34,8 @@ pub struct Door {
     registering: AtomicBool,
     /// A start of our disk that others know of and that we have not reached: ours is an older copy.
     overtaken: watch::Sender<Option<u64>>,
+    /// The later generation of the metadata that somebody has.
+    surpassed: watch::Sender<Option<u32>>,
 }
 
 impl std::fmt::Debug for Door {
@@ -61,6 +65,8 @@ impl Door {
             start,
             // As of each time that it is asked for.
             feature_level: 0,
+            lineage: None,
+            metadata_led: false,
         };
         Arc::new(Self {
             identity: RwLock::new(identity),
@@ -69,6 +75,7 @@ impl Door {
             cluster: OnceLock::new(),
             registering: AtomicBool::new(false),
             overtaken: watch::channel(None).0,
+            surpassed: watch::channel(None).0,
         })
     }
 
@@ -96,6 +103,33 @@ impl Door {
         let mut identity = self.identity.write();
         cluster_id.clone_into(&mut identity.cluster_id);
         identity.node_id = node_id;
+    }
+
+    /// Where this broker's metadata comes from. Builds that do not know of recoveries cannot take part from then on.
+    pub(super) fn descends_from(&self, lineage: Lineage) {
+        let mut identity = self.identity.write();
+        identity.lineage = lineage.said();
+        if !lineage.is_first() {
+            identity.protocol_version_min = PROTOCOL_OF_LINEAGES;
+        }
+    }
+
+    pub(super) fn lineage(&self) -> Lineage {
+        Lineage::of(self.identity.read().lineage)
+    }
+
+    /// Resolves when somebody has metadata of a later generation.
+    pub(super) fn surpassed(&self) -> impl Future<Output = Surpassed> + use<> {
+        let (mut heard, ours) = (self.surpassed.subscribe(), self.lineage().generation);
+        async move {
+            match heard.wait_for(Option::is_some).await {
+                Ok(theirs) => Surpassed {
+                    ours,
+                    theirs: theirs.unwrap_or_default(),
+                },
+                Err(_) => std::future::pending().await,
+            }
+        }
     }
 
     pub(super) fn open(&self, cluster: &Arc<Cluster>) {
@@ -176,9 +210,11 @@ async fn take_in(us: Identity, cluster: Arc<Cluster>, mut request: JoinRequest) 
 
 impl Household for Door {
     fn identity(&self) -> Identity {
-        let level = self.cluster().map_or(0, |c| c.view().features.number());
+        let cluster = self.cluster();
+        let level = cluster.as_ref().map_or(0, |c| c.view().features.number());
         Identity {
             feature_level: level,
+            metadata_led: cluster.is_some_and(|c| c.may_decide().is_ok()),
             ..self.identity.read().clone()
         }
     }
@@ -200,6 +236,10 @@ impl Household for Door {
         }
     }
 
+    fn surpassed_by(&self, generation: u32) {
+        self.surpassed.send_replace(Some(generation));
+    }
+
     fn join(&self, request: JoinRequest) -> BoxFuture<'static, JoinResponse> {
         match self.cluster() {
             Some(cluster) => Box::pin(take_in(self.identity(), cluster, request)),
@@ -210,9 +250,14 @@ impl Household for Door {
     }
 
     fn propose(&self, request: ProposeRequest) -> BoxFuture<'static, ProposeResponse> {
-        let cluster = self.cluster();
+        let (cluster, ours) = (self.cluster(), self.lineage());
         Box::pin(async move {
             match cluster {
+                Some(_) if Lineage::of(request.lineage) != ours => ProposeResponse {
+                    failed: "it is for metadata of another generation".into(),
+                    retriable: true,
+                    ..ProposeResponse::default()
+                },
                 Some(cluster) => cluster.propose_for_peer(request.command).await,
                 None => ProposeResponse {
                     failed: "this broker belongs to no cluster yet".into(),

@@ -5,6 +5,8 @@
 //! Not here: who is asked, and how often.
 
 use super::features::FeatureLevel;
+use super::lineage::Lineage;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// What a seed said of itself.
@@ -16,6 +18,10 @@ pub struct Heard {
     pub seeds: Vec<String>,
     /// In use in its cluster.
     pub features: FeatureLevel,
+    /// Of its metadata.
+    pub lineage: Lineage,
+    /// It hears who leads the metadata group, and a majority of it.
+    pub metadata_led: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +53,9 @@ pub fn decide(own_disk: u64, answers: &[(String, Result<Heard, String>)]) -> Ver
             .collect();
         return Verdict::Split(list.join(", "));
     }
-    if let Some((address, _)) = heard().find(|(_, h)| !h.cluster_id.is_empty()) {
+    let members = heard().filter(|(_, h)| !h.cluster_id.is_empty());
+    // What is left from before a forced recovery is no cluster to be taken in by.
+    if let Some((address, _)) = members.min_by_key(|(_, h)| Reverse(h.lineage.generation)) {
         return Verdict::Join(address.clone());
     }
     let ours: BTreeSet<&str> = answers.iter().map(|(a, _)| a.as_str()).collect();
@@ -87,6 +95,8 @@ mod tests {
             cluster_id: String::new(),
             seeds: SEEDS.map(Into::into).into(),
             features: FeatureLevel::FIRST,
+            lineage: Lineage::default(),
+            metadata_led: false,
         })
     }
 
@@ -123,6 +133,18 @@ mod tests {
         member.cluster_id = "x".into();
         let all = answers([empty(1), Err("refused".into()), Ok(member)]);
         assert_eq!(decide(1, &all), Verdict::Join("c:1".into()));
+    }
+
+    #[test]
+    fn who_was_recovered_by_force_is_joined_rather_than_who_is_left_of_before() {
+        let of = |generation| {
+            let mut member = empty(3).unwrap();
+            member.cluster_id = "x".into();
+            member.lineage.generation = generation;
+            Ok(member)
+        };
+        let all = answers([of(0), of(1), of(1)]);
+        assert_eq!(decide(9, &all), Verdict::Join("b:1".into()));
     }
 
     #[test]

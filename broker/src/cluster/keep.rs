@@ -40,6 +40,8 @@ pub async fn follow_brokers(cluster: Arc<Cluster>, data_dir: PathBuf) {
             cluster_id: cluster.cluster_id().to_owned(),
             node_id: cluster.node_id(),
             peers: peers.collect::<BTreeMap<_, _>>(),
+            lineage: cluster.lineage(),
+            unfinished: None,
         };
         if written.as_ref() != Some(&card) {
             let (to, new) = (data_dir.clone(), card.clone());
@@ -125,6 +127,14 @@ async fn step(cluster: &Cluster) {
     let me = cluster.disk();
     if !brokers.contains(&me) {
         // Our own registration is still on its way: nobody is let go on a state that lacks ourselves.
+        return;
+    }
+    if !cluster.group.begins_with(cluster.lineage().term) {
+        // Those that were voters before a forced recovery, and are sent what was before it, would be voters again by
+        // that, one of them perhaps the only one.
+        if let Err(error) = cluster.compact().await {
+            debug!(%error, "the metadata's log is not cut behind its recovery yet");
+        }
         return;
     }
     let standings = cluster.peers.standings().borrow().clone();

@@ -5,6 +5,7 @@
 
 mod alter;
 mod away;
+mod back;
 mod card;
 mod claims;
 mod controller;
@@ -18,6 +19,7 @@ mod grow;
 mod heal;
 mod keep;
 mod leaders;
+mod lineage;
 mod metadata;
 mod moves;
 mod notes;
@@ -41,7 +43,7 @@ mod vetting;
 mod voters;
 
 pub use alter::{AlterTopicError, Alteration, ConfigChange};
-pub use card::{Card, CardError};
+pub use card::{Card, CardError, Unfinished};
 pub use claims::Claims;
 pub use controller::{BrokerSpec, Cluster, DeleteTopicError, ProducerIdError};
 pub use door::Door;
@@ -51,6 +53,7 @@ pub use group_settings::{AlterGroupError, GROUPS_MAX, GroupAlteration, GroupSett
 pub use grow::{Addition, CreatePartitionsError, NewPartitions};
 pub use keep::{follow_brokers, hand_over_all, keep_metadata_members};
 pub use leaders::{Claim, Leaders, publish as publish_leaders};
+pub use lineage::{Lineage, Surpassed};
 pub use metadata::{METADATA_TOPIC, Metadata, Outgrown, View};
 pub use moves::{MOVING_AT_ONCE, Moves};
 pub use operate::{ElectError, MemberState, MoveError, QuorumState};

@@ -4,12 +4,14 @@
 //! goes back to that cluster and to no other; an older copy of a disk never takes part.
 //! Not here: what a member does from then on.
 
+use super::back::back;
 use super::card::{Card, CardError};
 use super::controller::{ANSWER_DEADLINE, BrokerSpec, Cluster};
 use super::door::Door;
 use super::features::FeatureLevel;
 use super::formation::{Heard, Verdict, decide};
 use super::keep::raise;
+use super::lineage::{Lineage, Surpassed};
 use super::metadata::{METADATA_TOPIC, Metadata, Outgrown, View};
 use super::state::{Answer, BrokerInfo, Command, Refusal, UNASSIGNED};
 use super::vetting::tell_acknowledged;
@@ -18,17 +20,17 @@ use crate::peers::{Address, Client, Peers, Standing, replica_of};
 use crate::raft::{Group, GroupSpec, Links, OpenError, ProposeError, ReplicaId, Timers, unstamped};
 use crate::settings::Live;
 use logd_proto::rpc::v1::{self as rpc, IdentifyRequest, JoinRequest};
-use logd_storage::{Disk, LogKey, LogOptions};
+use logd_storage::{Disk, Log, LogKey, LogOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::info;
 
 /// Seeds are asked this often.
-const ASK_EVERY: Duration = Duration::from_millis(300);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(300);
 
 /// What holds a start up is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -71,6 +73,13 @@ pub enum StartError {
     },
     #[error(transparent)]
     Outgrown(#[from] Outgrown),
+    #[error(transparent)]
+    Surpassed(#[from] Surpassed),
+    #[error(
+        "a recovery of the metadata group was begun on this data directory and is not finished: run `logd \
+         recover-metadata --accept-data-loss` again, with the same settings"
+    )]
+    Unfinished,
     #[error("unexpected answer of the metadata group: {0:?}")]
     Answer(Answer),
 }
@@ -88,7 +97,7 @@ pub struct Surroundings {
 }
 
 /// How this broker comes to its cluster.
-enum Way {
+pub(super) enum Way {
     /// It is the cluster's first and only member.
     Found,
     /// It was taken in just now, as of this entry.
@@ -104,26 +113,29 @@ enum Way {
 /// # Errors
 /// What keeps it from being one for good. What may pass is waited for, and said.
 pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster>, StartError> {
-    let key = LogKey {
-        topic: METADATA_TOPIC,
-        partition: 0,
-    };
-    let log = around
-        .disk
-        .open_log(key, LogOptions::default())
-        .map_err(|e| StartError::Log(e.to_string()))?;
-    let empty = log.bounds().last.is_none() && log.vote().is_none();
     let card = Card::read(&around.data_dir)?;
     let me = around.door.disk();
     let way = match card {
-        Some(card) => back(&spec, &around, card, empty).await?,
-        None if !empty => Way::Alone,
-        None if spec.seeds.is_empty() => Way::Found,
-        None => form(&spec, &around).await?,
+        Some(card) => back(&spec, &around, card).await?,
+        None => first(&spec, &around).await?,
     };
     if let Way::Joined { card, .. } | Way::Back(card) = &way {
+        // Before it is said to be of the cluster: it must not be taken for what it was.
+        around.door.descends_from(card.lineage);
         around.door.belongs_to(&card.cluster_id, Some(card.node_id));
         around.peers.set(&addresses(card));
+    }
+    let (log, lineage) = (open_log(&around)?, around.door.lineage());
+    if !lineage.is_first() {
+        let Lineage {
+            generation,
+            survivor,
+            ..
+        } = lineage;
+        info!(
+            generation,
+            survivor, "opening metadata that was recovered by force"
+        );
     }
     around.door.vetting().among(&around.peers);
     let (metadata, view) = Metadata::new(around.door.build());
@@ -134,7 +146,8 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         stamp: unstamped,
         timers: Timers::Own,
         floor: 0,
-        generation: 0,
+        generation: lineage.generation,
+        begins: lineage.term,
         client_data: false,
         links: around.links.clone(),
         on_role: Arc::new(|_| {}),
@@ -153,6 +166,7 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         outgrown = cluster.outgrown() => return Err(outgrown.into()),
         registered = register(&cluster, &spec, &around, way) => registered?,
         start = overtaken(&around.door) => return Err(old_disk(&around, start)),
+        surpassed = around.door.surpassed() => return Err(surpassed.into()),
         // After a restart of all nobody votes before everybody has said that.
         () = tell_acknowledged(cluster.clone(), around.registry.clone()) => {
             return Err(ProposeError::Stopped("the links to peers are gone".into()).into());
@@ -174,6 +188,26 @@ pub async fn start(spec: BrokerSpec, around: Surroundings) -> Result<Arc<Cluster
         "metadata loaded"
     );
     Ok(cluster)
+}
+
+pub(super) fn open_log(around: &Surroundings) -> Result<Log, StartError> {
+    let key = LogKey {
+        topic: METADATA_TOPIC,
+        partition: 0,
+    };
+    let log = around.disk.open_log(key, LogOptions::default());
+    log.map_err(|e| StartError::Log(e.to_string()))
+}
+
+/// A broker that has never been a member, or was alone before there were cards.
+async fn first(spec: &BrokerSpec, around: &Surroundings) -> Result<Way, StartError> {
+    let log = open_log(around)?;
+    let empty = log.bounds().last.is_none() && log.vote().is_none();
+    match (empty, spec.seeds.is_empty()) {
+        (false, _) => Ok(Way::Alone),
+        (true, true) => Ok(Way::Found),
+        (true, false) => form(spec, around).await,
+    }
 }
 
 fn addresses(card: &Card) -> BTreeMap<ReplicaId, Address> {
@@ -223,7 +257,7 @@ async fn form(spec: &BrokerSpec, around: &Surroundings) -> Result<Way, StartErro
     let me = around.door.disk();
     let mut said = None;
     loop {
-        let answers = ask_seeds(spec, around).await;
+        let answers = ask_all(spec.seeds.clone(), around).await;
         let why = match decide(me, &answers) {
             Verdict::Found => return Ok(Way::Found),
             Verdict::Split(clusters) => return Err(StartError::Split(clusters)),
@@ -242,27 +276,34 @@ async fn form(spec: &BrokerSpec, around: &Surroundings) -> Result<Way, StartErro
     }
 }
 
-fn say(said: &mut Option<Instant>, why: &str) {
+pub(super) fn say(said: &mut Option<Instant>, why: &str) {
     if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
         info!("waiting for {why}");
         *said = Some(Instant::now());
     }
 }
 
-async fn ask_seeds(
-    spec: &BrokerSpec,
-    around: &Surroundings,
-) -> Vec<(String, Result<Heard, String>)> {
+/// What is said at each address, or why nothing is.
+pub(super) type Answers = Vec<(String, Result<Heard, String>)>;
+
+pub(super) async fn ask_all(addresses: Vec<String>, around: &Surroundings) -> Answers {
     let caller = crate::peers::Household::identity(&*around.door);
-    let asked = spec.seeds.iter().map(|seed| {
+    let asked = addresses.into_iter().map(|address| {
         let caller = Some(caller.clone());
-        async move { (seed.clone(), ask_seed(seed, caller).await) }
+        async move {
+            let answer = introduce(&address, caller).await;
+            (address, answer)
+        }
     });
     futures_util::future::join_all(asked).await
 }
 
-async fn ask_seed(seed: &str, caller: Option<rpc::Identity>) -> Result<Heard, String> {
-    let client = Client::connect(seed).await.map_err(|e| e.to_string())?;
+/// Asks who is at an address.
+pub(super) async fn introduce(
+    address: &str,
+    caller: Option<rpc::Identity>,
+) -> Result<Heard, String> {
+    let client = Client::connect(address).await.map_err(|e| e.to_string())?;
     let answer = client
         .identify(IdentifyRequest { caller }, SEED_PATIENCE)
         .await;
@@ -275,15 +316,17 @@ async fn ask_seed(seed: &str, caller: Option<rpc::Identity>) -> Result<Heard, St
         cluster_id: broker.cluster_id,
         seeds: broker.seeds,
         features: FeatureLevel::new(broker.feature_level),
+        lineage: Lineage::of(broker.lineage),
+        metadata_led: broker.metadata_led,
     })
 }
 
-enum Unjoined {
+pub(super) enum Unjoined {
     Refused(String),
     NotNow(String),
 }
 
-async fn join(
+pub(super) async fn join(
     spec: &BrokerSpec,
     around: &Surroundings,
     address: &str,
@@ -311,11 +354,14 @@ async fn join(
     }
     // Whoever took us in is reached by its disk; the rest comes with the metadata.
     let caller = Some(crate::peers::Household::identity(&*around.door));
-    let heard = ask_seed(address, caller).await.map_err(Unjoined::NotNow)?;
+    let heard = introduce(address, caller).await;
+    let heard = heard.map_err(Unjoined::NotNow)?;
     let card = Card {
         cluster_id: answer.cluster_id,
         node_id: answer.node_id,
         peers: BTreeMap::from([(heard.disk, (UNASSIGNED, address.to_owned()))]),
+        lineage: heard.lineage,
+        unfinished: None,
     };
     info!(
         cluster_id = card.cluster_id,
@@ -324,37 +370,6 @@ async fn join(
         "taken in"
     );
     Ok((card, answer.index))
-}
-
-/// A member comes back. Seeds that belong elsewhere are a mistake worth stopping for, and so is an older binary.
-async fn back(
-    spec: &BrokerSpec,
-    around: &Surroundings,
-    card: Card,
-    empty: bool,
-) -> Result<Way, StartError> {
-    for (seed, answer) in ask_seeds(spec, around).await {
-        match answer {
-            Ok(h) if !h.cluster_id.is_empty() && h.cluster_id != card.cluster_id => {
-                return Err(StartError::OtherCluster {
-                    ours: card.cluster_id,
-                    seed,
-                    theirs: h.cluster_id,
-                });
-            }
-            Ok(h) if h.features > around.door.build() => {
-                return Err(StartError::Outgrown(Outgrown {
-                    build: around.door.build(),
-                    level: h.features,
-                }));
-            }
-            _ => {}
-        }
-    }
-    if empty && card.peers.is_empty() {
-        warn!("this broker has a card of a cluster and no metadata; founding is not repeated");
-    }
-    Ok(Way::Back(card))
 }
 
 /// Tells the cluster where this broker is now, and waits until this broker knows that itself.

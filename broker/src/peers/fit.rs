@@ -1,8 +1,10 @@
-//! Whether two brokers understand each other: the protocol between them, and the cluster's feature level. Pure.
+//! Whether two brokers understand each other: the protocol between them, the cluster's feature level, and where
+//! their metadata comes from. Pure.
 //!
 //! Promise: both ways. Either may be the older one, and either may be the one that asks.
 
-use logd_proto::rpc::v1::Identity;
+use logd_proto::rpc::v1::{Identity, Lineage};
+use std::cmp::Ordering;
 
 /// Why two brokers do not go together. It is read on either side, so it says whose numbers are whose.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,22 @@ pub enum Misfit {
          possible; start the newer binary"
     )]
     OurBuild { ours: u32, level: u32 },
+    #[error(
+        "its metadata is of generation {theirs}, that of this side of generation {ours}: the metadata group was \
+         recovered by force without it; a restart there takes it in again"
+    )]
+    TheirMetadata { theirs: u32, ours: u32 },
+    #[error(
+        "its metadata is of generation {theirs}, that of this side of generation {ours}: the metadata group was \
+         recovered by force without this side; a restart on this side takes it in again"
+    )]
+    OurMetadata { theirs: u32, ours: u32 },
+    #[error(
+        "the metadata group was recovered by force twice, apart from each other, and both are of generation \
+         {generation}: they are one cluster no more. Stop the broker whose metadata is to go on, run `logd \
+         recover-metadata --accept-data-loss` there while the other one runs, and start it: the other one follows"
+    )]
+    Apart { generation: u32 },
 }
 
 /// # Errors
@@ -49,7 +67,24 @@ pub fn fit(us: &Identity, them: &Identity) -> Result<(), Misfit> {
     if ours < level {
         return Err(Misfit::OurBuild { ours, level });
     }
-    Ok(())
+    match us.cluster_id.is_empty() || them.cluster_id.is_empty() {
+        // Whoever belongs to no cluster yet has no metadata.
+        true => Ok(()),
+        false => same_past(
+            &us.lineage.unwrap_or_default(),
+            &them.lineage.unwrap_or_default(),
+        ),
+    }
+}
+
+fn same_past(us: &Lineage, them: &Lineage) -> Result<(), Misfit> {
+    let (ours, theirs) = (us.generation, them.generation);
+    match theirs.cmp(&ours) {
+        Ordering::Less => Err(Misfit::TheirMetadata { theirs, ours }),
+        Ordering::Greater => Err(Misfit::OurMetadata { theirs, ours }),
+        Ordering::Equal if us != them => Err(Misfit::Apart { generation: ours }),
+        Ordering::Equal => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +132,46 @@ mod tests {
             Ok(()),
             "a newer level is not in use"
         );
+    }
+
+    fn with_metadata(generation: u32, survivor: u64) -> Identity {
+        Identity {
+            cluster_id: "c".into(),
+            lineage: Some(Lineage {
+                generation,
+                survivor,
+                term: 1_000,
+            }),
+            ..Identity::default()
+        }
+    }
+
+    #[test]
+    fn metadata_from_before_a_forced_recovery_is_told_from_either_side() {
+        let first = Identity {
+            cluster_id: "c".into(),
+            ..Identity::default()
+        };
+        let (once, twice) = (with_metadata(1, 7), with_metadata(2, 8));
+        assert_eq!(fit(&first, &first), Ok(()));
+        assert_eq!(fit(&twice, &twice), Ok(()));
+        for (older, newer, numbers) in [(&first, &once, (0, 1)), (&once, &twice, (1, 2))] {
+            let (theirs, ours) = numbers;
+            let said = Err(Misfit::TheirMetadata { theirs, ours });
+            assert_eq!(fit(newer, older), said);
+            let (ours, theirs) = numbers;
+            assert_eq!(fit(older, newer), Err(Misfit::OurMetadata { theirs, ours }));
+        }
+        let empty = Identity::default();
+        assert_eq!(fit(&once, &empty), Ok(()), "it has no metadata yet");
+    }
+
+    #[test]
+    fn two_that_were_recovered_apart_from_each_other_are_told_so() {
+        let apart = Err(Misfit::Apart { generation: 1 });
+        let (one, other) = (with_metadata(1, 7), with_metadata(1, 8));
+        assert_eq!(fit(&one, &other), apart);
+        assert_eq!(fit(&other, &one), apart);
     }
 
     #[test]

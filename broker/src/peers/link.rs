@@ -6,9 +6,9 @@
 //! for [`SILENCE`]; it is alive again when it has answered a ping.
 
 use super::call::{Client, RpcError, endpoint, unreachable};
-use super::fit::fit;
+use super::fit::{Misfit, fit};
 use super::hearing::{Hearing, SILENCE};
-use super::server::{BUILD, CLUSTER, DISK, KNOWN_START, PROTOCOL, START, disk_of};
+use super::server::{BUILD, CLUSTER, DISK, KNOWN_START, LINEAGE, PROTOCOL, START, disk_of, said};
 use super::{Address, Household, MESSAGE_BYTES_MAX, Standings};
 use crate::raft::{CallError, ReplicaId};
 use futures_util::future::BoxFuture;
@@ -345,7 +345,12 @@ impl Dialler {
         if disk_of(&them) != Some(self.caller.to) {
             return Err(self.unfit("another disk answers at its address".into()));
         }
-        fit(&us, &them).map_err(|misfit| self.unfit(misfit.to_string()))?;
+        if let Err(misfit) = fit(&us, &them) {
+            if let Misfit::OurMetadata { theirs, .. } = misfit {
+                self.household.surpassed_by(theirs);
+            }
+            return Err(self.unfit(misfit.to_string()));
+        }
         if them.start < self.household.known_start(self.caller.to) {
             return Err(self.unfit("its disk is an older copy of the one we know".into()));
         }
@@ -369,6 +374,7 @@ impl Dialler {
             (KNOWN_START, known.to_string()),
             (PROTOCOL, us.protocol_version.to_string()),
             (BUILD, us.feature_version.to_string()),
+            (LINEAGE, said(&us.lineage.unwrap_or_default())),
         ] {
             let value = value
                 .parse()

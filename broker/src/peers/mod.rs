@@ -53,6 +53,9 @@ pub trait Household: Send + Sync + 'static {
     /// A peer knows of this start of our own disk.
     fn known_of_us(&self, start: u64);
 
+    /// A peer's metadata is of a later generation than ours.
+    fn surpassed_by(&self, generation: u32);
+
     fn join(&self, request: JoinRequest) -> BoxFuture<'static, JoinResponse>;
     fn propose(&self, request: ProposeRequest) -> BoxFuture<'static, ProposeResponse>;
     fn leaders(&self, leaders: Leaders);

@@ -3,7 +3,7 @@
 //! Invariant: an exchange is opened only to a broker of our own cluster that understands us, and whose disk is
 //! not an older copy of one we know.
 
-use super::fit::fit;
+use super::fit::{Misfit, fit};
 use super::{Served, replica_of};
 use crate::raft::ReplicaId;
 use futures_util::stream::poll_fn;
@@ -12,7 +12,7 @@ use logd_proto::rpc::v1::broker_server::Broker;
 use logd_proto::rpc::v1::envelope::Body;
 use logd_proto::rpc::v1::{
     Done, Envelope, GroupMessage, IdentifyRequest, IdentifyResponse, Identity, JoinRequest,
-    JoinResponse, ProposeRequest, ProposeResponse,
+    JoinResponse, Lineage, ProposeRequest, ProposeResponse,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,6 +36,28 @@ pub(super) const KNOWN_START: &str = "logd-known-start";
 /// The version of the protocol, and the feature level, that the caller's build understands.
 pub(super) const PROTOCOL: &str = "logd-protocol";
 pub(super) const BUILD: &str = "logd-feature-version";
+/// Where the caller's metadata comes from: generation, survivor and term; absent from builds that know of no recovery.
+pub(super) const LINEAGE: &str = "logd-lineage";
+
+pub(super) fn said(lineage: &Lineage) -> String {
+    let Lineage {
+        generation,
+        survivor,
+        term,
+    } = lineage;
+    format!("{generation}.{survivor}.{term}")
+}
+
+/// `None` if it is no lineage.
+fn understood(said: &str) -> Option<Lineage> {
+    let mut numbers = said.split('.');
+    let lineage = Lineage {
+        generation: numbers.next()?.parse().ok()?,
+        survivor: numbers.next()?.parse().ok()?,
+        term: numbers.next()?.parse().ok()?,
+    };
+    numbers.next().is_none().then_some(lineage)
+}
 
 pub(super) struct Service(Served);
 
@@ -55,12 +77,22 @@ impl Service {
         }
         // What it needs of us it has seen itself, when it was introduced.
         let version = |name: &str| text(name).and_then(|v| v.parse().ok()).unwrap_or(0);
+        let lineage = text(LINEAGE).map(|said| {
+            understood(said).ok_or_else(|| Status::invalid_argument("its lineage does not decode"))
+        });
         let them = Identity {
+            cluster_id: theirs.to_owned(),
             protocol_version: version(PROTOCOL),
             feature_version: version(BUILD),
+            lineage: lineage.transpose()?,
             ..Identity::default()
         };
-        fit(&us, &them).map_err(|misfit| Status::failed_precondition(misfit.to_string()))?;
+        if let Err(misfit) = fit(&us, &them) {
+            if let Misfit::OurMetadata { theirs, .. } = misfit {
+                self.0.household.surpassed_by(theirs);
+            }
+            return Err(Status::failed_precondition(misfit.to_string()));
+        }
         let (Some(disk), Some(start)) = (number(DISK), number(START)) else {
             return Err(Status::invalid_argument(
                 "who calls? disk and start are missing",
@@ -206,6 +238,24 @@ async fn read(
             None => {
                 let _ = answers.send(answer(Body::Done(Done {}))).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lineage_comes_back_as_it_was_said() {
+        let lineage = Lineage {
+            generation: 2,
+            survivor: u64::MAX,
+            term: 1_003,
+        };
+        assert_eq!(understood(&said(&lineage)), Some(lineage));
+        for other in ["", "2", "2.7", "2.7.x", "2.7.1003.1", "-1.7.9"] {
+            assert_eq!(understood(other), None, "{other}");
         }
     }
 }

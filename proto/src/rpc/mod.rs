@@ -4,8 +4,12 @@
 //!
 //! Not here: connections, deadlines, and what the calls do.
 
-/// The version of the broker-to-broker protocol this build speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// The version of the broker-to-broker protocol this build speaks. 2 knows that the metadata group may have been
+/// recovered by force.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// The version that is needed where it was.
+pub const PROTOCOL_OF_LINEAGES: u32 = 2;
 
 /// The oldest version it still understands.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
