@@ -67,6 +67,9 @@ impl Command {
             | Command::SetTargets { .. }
             | Command::MovesOver { .. }
             | Command::Recover(_)
+            // A build that does not know it takes no part in a cluster whose metadata was recovered: it does not speak
+            // the protocol that is needed there (`Door::descends_from`), nor read the card (`card`).
+            | Command::MetadataRecovered { .. }
             | Command::SetDuty { .. }
             | Command::RemoveBroker { .. } => FeatureLevel::FIRST,
             Command::RaiseFeatureLevel { .. } | Command::AlterGroup(_) => FeatureLevel(2),

@@ -62,6 +62,15 @@ pub(super) struct Replica {
 }
 
 fn judge(replica: &Replica, noted: u32, lies: bool) -> Verdict {
+    let generation = replica.recovery.map_or(0, |r| r.generation);
+    if noted > generation {
+        // What decided so was metadata that is lost: the group that this one knows goes on, if it can.
+        return match (lies, replica.led == Some(generation)) {
+            (false, _) => Verdict::Begin,
+            (true, true) => Verdict::Replace,
+            (true, false) => Verdict::Wait,
+        };
+    }
     let Some(recovery) = replica.recovery.filter(|r| r.generation > noted) else {
         return Verdict::Open;
     };
@@ -161,10 +170,7 @@ fn prepare(
     replica: &Replica,
 ) -> Result<Prepared, String> {
     let key = replica.key;
-    let known = match replica.recovery {
-        Some(_) => noted(data_dir, key).map_err(said)?,
-        None => 0,
-    };
+    let known = noted(data_dir, key).map_err(said)?;
     let generation = replica.recovery.map_or(0, |r| r.generation);
     let open = || heal::open(data_dir, disk, key, options).map(Prepared::Ready);
     match judge(replica, known, disk.log(key).is_some()) {
@@ -246,6 +252,28 @@ mod tests {
             ..replica(3, None)
         };
         assert_eq!(judge(&never, 0, true), Verdict::Open);
+    }
+
+    #[test]
+    fn what_lost_metadata_had_decided_is_kept_until_the_group_before_it_is_led() {
+        let never = |led| Replica {
+            recovery: None,
+            ..replica(3, led)
+        };
+        assert_eq!(judge(&never(None), 1, true), Verdict::Wait);
+        assert_eq!(judge(&never(Some(0)), 1, true), Verdict::Replace);
+        assert_eq!(judge(&never(None), 1, false), Verdict::Begin);
+        // Somebody decides on it again: numbers of later metadata are above all of those.
+        let later = Replica {
+            recovery: Some(Recovery {
+                generation: (1 << 16) + 1,
+                survivor: 3,
+                term: 2_000,
+            }),
+            ..replica(3, None)
+        };
+        let survives = Verdict::Survive { term: 2_000 };
+        assert_eq!(judge(&later, 1, true), survives);
     }
 
     fn disk_at(dir: &Path) -> Disk {

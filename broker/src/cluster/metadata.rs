@@ -109,14 +109,20 @@ impl Apply for Metadata {
         let parts = [&entry.head[..], &entry.body[..]].concat();
         let command: Command =
             serde_json::from_slice(&parts).map_err(|e| invalid("metadata command", e))?;
+        let ends_here = matches!(command, Command::MetadataRecovered { .. });
         let answer: Answer = self.state.apply(command);
         self.state.applied = entry.index;
         self.check(self.state.features)?;
         self.publish();
-        self.maybe_snapshot(EntryId {
+        let id = EntryId {
             term: entry.term,
             index: entry.index,
-        });
+        };
+        match ends_here {
+            // What lies below names voters who have forgotten what they had: nobody is sent it (`keep`).
+            true => self.snapshot = Some((id, self.capture())),
+            false => self.maybe_snapshot(id),
+        }
         serde_json::to_vec(&answer)
             .map(Bytes::from)
             .map_err(|e| invalid("answer", e))
@@ -171,6 +177,30 @@ mod tests {
     use std::collections::BTreeMap;
 
     const NEXT: u32 = 9;
+
+    #[test]
+    fn a_forced_recovery_is_where_the_log_can_be_cut() {
+        let (mut metadata, _) = Metadata::new(BUILD);
+        apply(
+            &mut metadata,
+            1,
+            &Command::RegisterBroker(broker(7, 1, "a:1")),
+        )
+        .unwrap();
+        assert_eq!(metadata.snapshot_point(), None);
+        let recovered = Command::MetadataRecovered { generation: 1 };
+        apply(&mut metadata, 2, &recovered).unwrap();
+        let point = EntryId { term: 1, index: 2 };
+        assert_eq!(metadata.snapshot_point(), Some(point));
+        apply(
+            &mut metadata,
+            3,
+            &Command::RegisterBroker(broker(8, 1, "b:1")),
+        )
+        .unwrap();
+        let state = ClusterState::decode(&metadata.snapshot_at(point)).unwrap();
+        assert_eq!((state.brokers.len(), state.generation), (1, 1));
+    }
 
     fn apply(metadata: &mut Metadata, index: u64, command: &Command) -> io::Result<Bytes> {
         let payload = encode(command).unwrap();

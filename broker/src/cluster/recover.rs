@@ -21,7 +21,8 @@ const LED_PATIENCE: Duration = Duration::from_secs(15);
 pub enum RecoverError {
     #[error(
         "the metadata group has no leader, so nothing can be decided: a majority of its voters (brokers {voters:?}) \
-         must be there; bring one of those that are away back, with its disk"
+         must be there; bring one of those that are away back, with its disk, or, if they are gone for good, stop the \
+         broker with the latest metadata and run `logd recover-metadata` there"
     )]
     NoMetadata { voters: Vec<i32> },
     #[error("it was recovered meanwhile, by another order")]
@@ -109,7 +110,7 @@ impl Cluster {
         choice: Choice,
         target: Vec<i32>,
     ) -> Result<Decided, RecoverError> {
-        let generation = topic.generation(index) + 1;
+        let generation = self.view().next_generation(topic, index);
         let recovery = Recovery {
             generation,
             survivor: choice.survivor,

@@ -37,22 +37,54 @@ pub struct Forced {
     pub target: Vec<i32>,
 }
 
+/// Generations of a partition that begin with one of the metadata: as many recoveries as nobody asks for.
+const GENERATIONS_APART: u32 = 1 << 16;
+
+/// Producer ids that are left out when metadata is recovered: more than anybody was given beyond what is known.
+const PRODUCER_IDS_APART: i64 = 1 << 40;
+
 impl Topic {
-    /// How often a partition was recovered by force.
+    /// How often a partition was recovered by force since the metadata was, if that was.
+    pub fn recoveries_lately(&self, index: i32) -> u32 {
+        self.generation(index) % GENERATIONS_APART
+    }
+
+    /// The generation of a partition: one more with each time that it is recovered by force. Those that metadata
+    /// decided on that is lost are never given again.
     pub fn generation(&self, index: i32) -> u32 {
         self.recoveries.get(&index).map_or(0, |r| r.generation)
     }
 }
 
 impl ClusterState {
+    /// The generation of a partition that would begin if it was recovered by force now.
+    pub fn next_generation(&self, topic: &Topic, index: i32) -> u32 {
+        let known = self.generation.saturating_mul(GENERATIONS_APART);
+        topic.generation(index).max(known).saturating_add(1)
+    }
+
+    /// What was decided beyond this entry is not known, and must not be decided otherwise: ids that were given are not
+    /// given again, and no group is founded that somebody has moved away from here.
+    pub(super) fn metadata_recovered(&mut self, generation: u32) -> Answer {
+        self.generation = self.generation.max(generation);
+        self.next_producer_id += PRODUCER_IDS_APART;
+        for topic in self.topics.values_mut() {
+            let topic = Arc::make_mut(topic);
+            topic.moved.extend(0..topic.partitions.len() as i32);
+        }
+        Answer::Done
+    }
+
     pub(super) fn recover(&mut self, forced: Forced) -> Answer {
         let (index, recovery) = (forced.partition, forced.recovery);
+        let known = self.topics.get(&forced.topic.0);
+        let next = known.map_or(0, |topic| self.next_generation(topic, index));
         let survivor = self.node_of(recovery.survivor);
         let Some(topic) = self.topics.get_mut(&forced.topic.0).map(Arc::make_mut) else {
             return Answer::Refused(Refusal::UnknownTopic);
         };
         let now = topic.generation(index);
-        if recovery.generation != now + 1 {
+        if recovery.generation != next {
             return Answer::Refused(Refusal::Recovered { now });
         }
         if survivor.is_none() || survivor != forced.target.first().copied() {
@@ -343,6 +375,31 @@ mod tests {
         // The survivor is lost too, before or after.
         assert_eq!(s.apply(forced(2, 40, &[4])), Answer::Done);
         assert_eq!(s.topic("t").unwrap().moving(0), None);
+    }
+
+    #[test]
+    fn what_lost_metadata_may_have_decided_is_not_decided_again() {
+        let mut s = cluster(&[1, 2, 3]);
+        let ids = |s: &mut ClusterState| match s.apply(Command::AllocateProducerIds { node: 1 }) {
+            Answer::ProducerIds { first } => first,
+            other => unreachable!("{other:?}"),
+        };
+        let before = ids(&mut s);
+        assert!(s.topic("t").unwrap().founder(&s, 0).is_some());
+        let recovered = Command::MetadataRecovered { generation: 1 };
+        assert_eq!(s.apply(recovered), Answer::Done);
+        assert!(ids(&mut s) > before + 1_000_000, "others were given some");
+        let topic = s.topic("t").unwrap().clone();
+        assert_eq!(topic.founder(&s, 0), None, "it may have been moved away");
+        assert_eq!(ClusterState::decode(&s.encode().unwrap()).unwrap(), s);
+        // Somebody may have recovered the partition, and so may have the number.
+        let now = Answer::Refused(Refusal::Recovered { now: 0 });
+        assert_eq!(s.apply(forced(1, 10, &[1, 4])), now);
+        let next = s.next_generation(&topic, 0);
+        assert_eq!(s.apply(forced(next, 10, &[1, 4])), Answer::Done);
+        let topic = s.topic("t").unwrap();
+        assert_eq!(topic.recoveries_lately(0), 1);
+        assert_eq!(s.next_generation(topic, 0), next + 1);
     }
 
     #[test]

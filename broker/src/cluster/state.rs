@@ -167,6 +167,10 @@ pub enum Command {
     RemoveBroker {
         node: i32,
     },
+    /// The metadata goes on from what one disk had of it, for so often by now.
+    MetadataRecovered {
+        generation: u32,
+    },
     /// Every broker understands a higher level, as of these starts of their disks.
     RaiseFeatureLevel {
         level: FeatureLevel,
@@ -258,8 +262,10 @@ pub struct ClusterState {
     names: HashMap<String, Uuid>,
     /// Deleted topics, with the brokers on whose disks replicas may still lie.
     pub tombstones: BTreeMap<Uuid, BTreeSet<i32>>,
-    next_producer_id: i64,
+    pub(super) next_producer_id: i64,
     pub(super) last_node_id: i32,
+    /// How often the metadata itself was recovered by force.
+    pub(super) generation: u32,
     /// The last entry of the metadata log that is in here. Not part of the state itself.
     pub applied: u64,
 }
@@ -286,6 +292,8 @@ struct Saved {
     groups: GroupSettings,
     #[serde(default)]
     features: FeatureLevel,
+    #[serde(default)]
+    generation: u32,
 }
 
 impl Topic {
@@ -350,6 +358,7 @@ impl ClusterState {
             Command::SetTargets { moves } => self.set_targets(moves),
             Command::MovesOver { over } => self.moves_over(over),
             Command::Recover(forced) => self.recover(forced),
+            Command::MetadataRecovered { generation } => self.metadata_recovered(generation),
             Command::SetDuty { node, duty } => self.set_duty(node, duty),
             Command::RemoveBroker { node } => self.remove_broker(node),
             Command::RaiseFeatureLevel { level, starts } => self.raise(level, &starts),
@@ -428,6 +437,7 @@ impl ClusterState {
             settings: (*self.settings).clone(),
             groups: (*self.groups).clone(),
             features: self.features,
+            generation: self.generation,
         })
     }
 
@@ -456,6 +466,7 @@ impl ClusterState {
             settings: Arc::new(saved.settings),
             groups: Arc::new(saved.groups),
             features: saved.features,
+            generation: saved.generation,
             ..Self::default()
         };
         for record in saved.topics {

@@ -75,7 +75,7 @@ impl Ready {
             epoch: -1,
             target: topic.target(index).cloned().unwrap_or_default(),
             before: topic.moves.get(&index).cloned().unwrap_or_default(),
-            forced_recoveries: topic.generation(index),
+            forced_recoveries: topic.recoveries_lately(index),
             ..api::Partition::default()
         };
         if let Some(claim) = claim {
