@@ -27,6 +27,16 @@ pub enum Command {
     },
     /// Ask the broker that has the same settings whether it is ready; ends with 1 if not.
     Healthcheck,
+    /// When most of the metadata group's voters are gone for good: have this broker's metadata go on, without them.
+    ///
+    /// Run it on a broker that is stopped, with that broker's settings. It shows what there is and who answers, and
+    /// changes nothing without --accept-data-loss. The broker leads the metadata when it is started again; those that
+    /// come back later give up the metadata they have and keep their partitions.
+    RecoverMetadata {
+        /// What only the others had of the metadata is lost, and that is accepted
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use logd::cli::{Cli, Command, ConfigAction, check, print};
 use logd::config::Config;
 use logd::healthcheck::{self, Verdict};
 use logd::logging;
-use logd::node::Node;
+use logd::node::{Node, recover_metadata};
 use logd::open_files;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -52,6 +52,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             say(&format!("{verdict}\n"))?;
             Ok(ExitCode::from(u8::from(verdict != Verdict::Ready)))
         }
+        Some(Command::RecoverMetadata { accept_data_loss }) => {
+            let config = cli.settings.resolve()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("the runtime cannot start")?;
+            runtime.block_on(recover(&config, *accept_data_loss))
+        }
         None => {
             let mut config = cli.settings.resolve()?;
             logging::start(&config)?;
@@ -70,6 +78,31 @@ fn say(text: &str) -> anyhow::Result<ExitCode> {
         .write_all(text.as_bytes())
         .context("nobody reads the output")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// As when an operator has not said that they accept a loss: the command is not complete.
+const NOT_ACCEPTED: u8 = 2;
+
+async fn recover(config: &Config, accepted: bool) -> anyhow::Result<ExitCode> {
+    let tell = |plan: &str| {
+        // What is said about it afterwards is enough where nobody reads this.
+        let _ = say(plan);
+    };
+    let done = recover_metadata(config, accepted, tell).await;
+    let Some(lineage) = done.context("the metadata cannot be recovered by force")? else {
+        let given: Vec<String> = std::env::args().collect();
+        eprintln!(
+            "nothing was changed. Make sure that the brokers that do not answer are stopped or gone for good, and then: \
+             {} --accept-data-loss",
+            given.join(" ")
+        );
+        return Ok(ExitCode::from(NOT_ACCEPTED));
+    };
+    let generation = lineage.generation;
+    say(&format!(
+        "done: the metadata goes on from this disk alone, as generation {generation}. Start this broker; partitions that \
+         have lost their majority are recovered with `logctl partition recover`\n"
+    ))
 }
 
 /// Serves until a signal, or until the disk fails.

@@ -6,6 +6,9 @@
 mod dials;
 mod gauges;
 mod kafka_door;
+mod rescue;
+
+pub use rescue::{RecoverError, recover_metadata};
 
 use crate::admin::{AdminListener, Health, Phase};
 use crate::cluster::{

@@ -76,6 +76,7 @@ impl Ready {
             partitions: view.partitions() as u32,
             moving: view.moving().count() as u32,
             feature_level: view.features.number(),
+            metadata_generation: self.cluster.lineage().generation,
         }
     }
 

@@ -8,8 +8,10 @@
 //! Not here: whether it may be done. Raft's promises end here for what the other replicas had, so the
 //! metadata decides that once, and numbers what comes after by generation (`cluster::generations`).
 
-use super::codec::{CodecError, decode_vote, encode_membership, encode_vote};
-use super::log_store::{MEMBERSHIP, durable};
+use super::codec::{
+    CodecError, decode_image, decode_membership, decode_vote, encode_membership, encode_vote,
+};
+use super::log_store::{MEMBERSHIP, durable, from_stored};
 use super::types::{LeaderId, Membership, RaftVote, ReplicaId};
 use bytes::Bytes;
 use logd_storage::{Entry, EntryId, Kind, Log};
@@ -35,6 +37,19 @@ pub enum ForceError {
 /// # Errors
 /// If the log is empty, or cannot be written.
 pub async fn force_alone(log: &Log, me: ReplicaId, least: u64) -> Result<u64, ForceError> {
+    force_alone_saying(log, me, least, None).await
+}
+
+/// As [`force_alone`], with a first entry of the new term that says something to the group's owner.
+///
+/// # Errors
+/// As [`force_alone`].
+pub async fn force_alone_saying(
+    log: &Log,
+    me: ReplicaId,
+    least: u64,
+    first: Option<Bytes>,
+) -> Result<u64, ForceError> {
     let bounds = log.bounds();
     let last = bounds.last.ok_or(ForceError::Empty)?;
     let voted = log.vote().map(decode_vote).transpose()?;
@@ -61,8 +76,56 @@ pub async fn force_alone(log: &Log, me: ReplicaId, least: u64) -> Result<u64, Fo
         head: Bytes::new(),
         body: encode_membership(&alone)?,
     };
-    durable(|done| log.append(vec![entry], done).map_err(io::Error::other)).await?;
+    let first = first.map(|body| Entry {
+        id: EntryId {
+            term,
+            index: last.index + 2,
+        },
+        kind: Kind::Data,
+        records: 1,
+        body,
+        ..entry.clone()
+    });
+    let entries = std::iter::once(entry).chain(first).collect();
+    durable(|done| log.append(entries, done).map_err(io::Error::other)).await?;
     Ok(term)
+}
+
+/// Entries that are looked at in one go.
+const LOOKED_AT: u64 = 1_000;
+
+/// The voters that a closed group's log names last, committed or not: of both halves while they change. Every entry
+/// is read on the way.
+///
+/// # Errors
+/// If what the log holds cannot be read, or does not decode.
+pub fn electorates(log: &Log) -> io::Result<Vec<BTreeSet<ReplicaId>>> {
+    let bounds = log.bounds();
+    let end = bounds.last.map_or(bounds.first_index, |id| id.index + 1);
+    let mut from = bounds.first_index;
+    while from < end {
+        let to = end.min(from + LOOKED_AT);
+        let entries = log.entries(from, to, usize::MAX);
+        let entries = entries.map_err(io::Error::other)?;
+        if entries.len() as u64 != to - from {
+            return Err(io::Error::other("entries are missing"));
+        }
+        for entry in entries {
+            from_stored(entry)?;
+        }
+        from = to;
+    }
+    let membership = match log.last_control(MEMBERSHIP, u64::MAX) {
+        Some((_, body)) => decode_membership(&body)?,
+        None => match log.recovered_state() {
+            Some(captured) => {
+                let image = decode_image(captured.state)?;
+                image.membership.membership().clone()
+            }
+            None => Membership::default(),
+        },
+    };
+    Ok(membership.get_joint_config().clone())
 }
 
 #[cfg(test)]

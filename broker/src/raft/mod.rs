@@ -32,7 +32,7 @@ pub(crate) mod test_entries;
 
 pub use codec::CodecError;
 pub use exchange::{Exchange, Room};
-pub use force::{ForceError, force_alone};
+pub use force::{ForceError, electorates, force_alone, force_alone_saying};
 pub use group::{
     Group, GroupSpec, Links, OnRole, OpenError, Pending, ProposeError, Refusal, Role, Timers,
 };

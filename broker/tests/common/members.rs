@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -116,6 +116,27 @@ impl Member {
     pub fn restart(&mut self) {
         self.begin_again();
         self.wait();
+    }
+
+    /// `logd recover-metadata` with this broker's settings.
+    pub fn recover_metadata(&self, accept_data_loss: bool) -> Output {
+        let ports = [self.kafka, self.admin, self.rpc];
+        let mut command = command(ports, &self.seeds, &self.rack, self.data.path().to_owned());
+        command.arg("recover-metadata");
+        if accept_data_loss {
+            command.arg("--accept-data-loss");
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.output().expect("the broker's binary runs")
+    }
+
+    /// What it keeps of its membership.
+    pub fn card(&self) -> String {
+        std::fs::read_to_string(self.data.path().join("cluster.json")).expect("a card")
+    }
+
+    pub fn put_card(&self, card: &str) {
+        std::fs::write(self.data.path().join("cluster.json"), card).expect("written");
     }
 
     /// A start at the same place with an empty disk.
@@ -331,7 +352,12 @@ impl Drop for Member {
     }
 }
 
-fn spawn([kafka, admin, rpc]: Place, seeds: &str, rack: &str, data: PathBuf) -> Child {
+fn spawn(place: Place, seeds: &str, rack: &str, data: PathBuf) -> Child {
+    let spawned = command(place, seeds, rack, data).spawn();
+    spawned.expect("the broker's binary runs")
+}
+
+fn command([kafka, admin, rpc]: Place, seeds: &str, rack: &str, data: PathBuf) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logd"));
     command
         .args(["--kafka-addr", &kafka.to_string()])
@@ -348,7 +374,7 @@ fn spawn([kafka, admin, rpc]: Place, seeds: &str, rack: &str, data: PathBuf) -> 
     if !seeds.is_empty() {
         command.args(["--seed", seeds]);
     }
-    command.spawn().expect("the broker's binary runs")
+    command
 }
 
 /// Waits until something is so.

@@ -26,6 +26,8 @@ struct Info {
     feature_level: Option<u32>,
     /// For each level that some build understands at most, the brokers that run it.
     builds: BTreeMap<u32, Vec<i32>>,
+    /// How often the metadata was recovered by force.
+    metadata_generation: u32,
 }
 
 impl From<api::DescribeClusterResponse> for Info {
@@ -39,6 +41,7 @@ impl From<api::DescribeClusterResponse> for Info {
         Info {
             feature_level: Some(told.feature_level).filter(|level| *level > 0),
             builds,
+            metadata_generation: told.metadata_generation,
             cluster_id: told.cluster_id,
             controller: told.controller,
             brokers: told.brokers.len(),
@@ -71,7 +74,7 @@ impl Info {
 
 impl Shown for Info {
     fn table(&self) -> String {
-        let headers = [
+        let mut headers = vec![
             "CLUSTER",
             ">CONTROLLER",
             ">BROKERS",
@@ -82,9 +85,8 @@ impl Shown for Info {
             "VERSIONS",
             "FEATURES",
         ];
-        let mut table = Table::new(&headers);
         let versions: Vec<&str> = self.versions.iter().map(String::as_str).collect();
-        table.row([
+        let mut row = vec![
             self.cluster_id.clone(),
             or_dash(self.controller),
             self.brokers.to_string(),
@@ -94,7 +96,13 @@ impl Shown for Info {
             self.moving.to_string(),
             versions.join(","),
             self.features(),
-        ]);
+        ];
+        if self.metadata_generation > 0 {
+            headers.push(">RECOVERED");
+            row.push(self.metadata_generation.to_string());
+        }
+        let mut table = Table::new(&headers);
+        table.row(row);
         table.render()
     }
 }
@@ -131,6 +139,22 @@ CLUSTER  CONTROLLER  BROKERS  ALIVE  TOPICS  PARTITIONS  MOVING  VERSIONS  FEATU
 c                 -        2      1       1           3       0  0.1.0     2
 ";
         assert_eq!(info.table(), table);
+    }
+
+    #[test]
+    fn metadata_that_was_recovered_by_force_is_told() {
+        let told = api::DescribeClusterResponse {
+            cluster_id: "c".into(),
+            controller: Some(1),
+            feature_level: 2,
+            metadata_generation: 1,
+            ..api::DescribeClusterResponse::default()
+        };
+        let table = "\
+CLUSTER  CONTROLLER  BROKERS  ALIVE  TOPICS  PARTITIONS  MOVING  VERSIONS  FEATURES  RECOVERED
+c                 1        0      0       0           0       0  -         2                 1
+";
+        assert_eq!(Info::from(told).table(), table);
     }
 
     #[test]
