@@ -1,9 +1,11 @@
-"""What an operator does, with `logctl`, when partitions have lost their majority for good.
+"""What an operator does when partitions, or the metadata, have lost their majority for good.
 
 Promise: nothing is recovered that can have a majority, and what is recovered is told with what is certainly kept.
 
 Not here: what the history promises then (see `losses`).
 """
+
+import subprocess
 
 from harness.report import until
 
@@ -16,6 +18,16 @@ def node_ids(day, brokers):
     addresses = {day.network.address(broker.index, "kafka") for broker in brokers}
     told = day.cluster.metadata(brokers[0])["brokers"]
     return {node for node, host, port, _ in told if (host, port) in addresses}
+
+
+def of_metadata(day, broker):
+    """A broker that is stopped, the only one that is left, has its metadata go on."""
+    line = [*broker.command(), "recover-metadata"]
+    shown = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2, f"it is only shown: {shown.returncode} {shown.stdout[-600:]}{shown.stderr[-600:]}"
+    done = subprocess.run([*line, "--accept-data-loss"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout[-600:]}{done.stderr[-600:]}"
+    day.note(f"the metadata goes on from {broker.name}: {shown.stdout.splitlines()[1]}")
 
 
 def by_force(day, nodes):

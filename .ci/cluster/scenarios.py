@@ -410,6 +410,37 @@ def majority_lost_for_good(day):
     day.wait(3)
 
 
+@scenario(brokers=(3,))
+def metadata_lost_for_good(day):
+    """Two of three brokers lose their disks for good, and the metadata its majority; an operator has all go on from the third."""
+    third = day.chance.choice(day.brokers)
+    lost = [broker for broker in day.brokers if broker is not third]
+    nodes = recovery.node_ids(day, lost)
+    day.note(f"SIGSTOP {third.name} for 4 s: {' and '.join(b.name for b in lost)} acknowledge what it lacks")
+    third.pause()
+    day.wait(4)
+    for broker in lost:
+        broker.kill()
+        faults.wipe(broker)
+    third.go_on()
+    third.kill()
+    day.note("kill -9 all three; the disks of the two are wiped")
+    day.workload.loss_begins()
+    recovery.of_metadata(day, third)
+    day.restart(third)
+    until(30, f"{third.name} is ready", third.ready, pause=0.2)
+    day.workload.loss_accepted(recovery.by_force(day, nodes))
+    until(20, "what was recovered is led", lambda: all(p["leader"] for p in recovery.partitions(day)))
+    day.wait(4)
+    for broker in lost:
+        day.restart(broker)
+    day.cluster.wait_ready()
+    day.logctl("cluster", "rebalance", "run")
+    until(60, "every partition has three replicas again", lambda: recovery.whole_again(day), pause=0.5)
+    day.note("every partition has three replicas again")
+    day.wait(3)
+
+
 # --- the beginning ---------------------------------------------------------------------------------------------
 
 

@@ -138,8 +138,8 @@ fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-fn numbers(ranges: &[Range<usize>]) -> Vec<usize> {
-    ranges.iter().cloned().flatten().collect()
+fn numbers(range: Range<usize>) -> Vec<usize> {
+    range.collect()
 }
 
 /// That it ended so, and names all of these.
@@ -198,7 +198,7 @@ async fn two_of_three_are_lost_and_the_third_goes_on() {
     let done = brokers.recover_partition(3).await;
     assert_eq!((done.survivor, done.led), (3, true), "{done:?}");
     let survivor = [brokers.at(3).kafka];
-    assert_eq!(consume_all(&survivor, TOPIC), numbers(&[0..200]));
+    assert_eq!(consume_all(&survivor, TOPIC), numbers(0..200));
     produce_all(&survivor, TOPIC, 200..300);
     brokers.at(3).create("later", &[&[3]]).await;
 
@@ -223,7 +223,7 @@ async fn two_of_three_are_lost_and_the_third_goes_on() {
     brokers.voters(1, 3).await;
     brokers.heal(1).await;
     produce_all(&brokers.all(), TOPIC, 300..320);
-    assert_eq!(consume_all(&brokers.all(), TOPIC), numbers(&[0..320]));
+    assert_eq!(consume_all(&brokers.all(), TOPIC), numbers(0..320));
     assert!(brokers.topics(2).await.contains("later"));
     // The metadata is a group like any other: it does without the survivor.
     brokers.kill(&[3]);
@@ -254,7 +254,7 @@ async fn a_majority_of_the_past_ends_when_it_meets_the_survivor() {
         until("what is of the past ends", || !member.is_running());
     }
     let survivor = [brokers.at(3).kafka];
-    let kept = numbers(&[0..100, 200..250]);
+    let kept = [numbers(0..100), numbers(200..250)].concat();
     assert_eq!(consume_all(&survivor, TOPIC), kept);
 
     brokers.restart(&[1, 2]);
@@ -298,8 +298,8 @@ async fn a_broker_that_survived_beside_it_follows_after_a_restart() {
     .await;
     // Its replica of the partition was kept, so there is a majority without force.
     let kafka = [brokers.at(beside).kafka];
-    assert_eq!(consume_all(&kafka, TOPIC), numbers(&[0..100]));
+    assert_eq!(consume_all(&kafka, TOPIC), numbers(0..100));
     produce_all(&kafka, TOPIC, 100..120);
     brokers.at(beside).create("later", &[&[beside]]).await;
-    assert_eq!(consume_all(&kafka, TOPIC), numbers(&[0..120]));
+    assert_eq!(consume_all(&kafka, TOPIC), numbers(0..120));
 }

@@ -131,13 +131,20 @@ pub fn electorates(log: &Log) -> io::Result<Vec<BTreeSet<ReplicaId>>> {
 #[cfg(test)]
 mod tests {
     use super::super::codec::decode_membership;
+    use super::super::exchange::Exchange;
+    use super::super::group::{Group, GroupSpec, Links, Timers};
+    use super::super::network::Alone;
+    use super::super::state_machine::{Apply, Committed};
     use super::super::test_entries::records;
+    use super::super::throttle::Throttle;
+    use super::super::types::unstamped;
     use super::*;
-    use logd_storage::vfs::{Fault, SimFs};
+    use logd_storage::vfs::{Fault, RealFs, SimFs};
     use logd_storage::{Disk, DiskOptions, LogKey, LogOptions, Pump};
     use std::future::Future;
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::Duration;
 
     const ME: ReplicaId = 5;
     const LEAST: u64 = 1_000;
@@ -229,5 +236,78 @@ mod tests {
         let (disk, log) = open(&SimFs::new(1));
         let forced = pumped(&disk, force_alone(&log, ME, LEAST)).await;
         assert!(matches!(forced, Err(ForceError::Empty)));
+    }
+
+    /// Takes note of nothing.
+    struct Deaf;
+
+    impl Apply for Deaf {
+        fn apply(&mut self, _: Committed<'_>) -> io::Result<Bytes> {
+            Ok(Bytes::new())
+        }
+
+        fn term_began(&mut self, _: u64, _: i64) {}
+
+        fn capture(&self) -> Bytes {
+            Bytes::new()
+        }
+
+        fn restore(&mut self, _: Bytes, _: Option<EntryId>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn snapshot_point(&self) -> Option<EntryId> {
+            None
+        }
+
+        fn snapshot_at(&self, _: EntryId) -> Bytes {
+            Bytes::new()
+        }
+    }
+
+    /// Whether a replica whose log says that it is alone leads, of a generation that began in this term.
+    async fn leads(log: &Log, begins: u64) -> bool {
+        let spec = GroupSpec {
+            name: "alone".into(),
+            replica: ME,
+            founders: None,
+            stamp: unstamped,
+            timers: Timers::None,
+            floor: 0,
+            generation: 1,
+            begins,
+            client_data: false,
+            links: Links {
+                transport: Arc::new(Alone),
+                exchange: Exchange::new(Arc::new(|_| false), Arc::new(|| true), Arc::new(|| true)),
+                throttle: Throttle::new(0),
+            },
+            on_role: Arc::new(|_| {}),
+        };
+        let group = Group::open(spec, log.clone(), Deaf).await.unwrap();
+        let leads = group.serving(Duration::from_millis(500)).await.is_ok();
+        group.close().await;
+        leads
+    }
+
+    #[tokio::test]
+    async fn who_was_alone_once_does_not_lead_what_it_is_only_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = DiskOptions::default();
+        let disk = Disk::open(Arc::new(RealFs), dir.path(), options, &|_| {}).unwrap();
+        let key = LogKey {
+            topic: [7; 16],
+            partition: 0,
+        };
+        let log = disk.open_log(key, LogOptions::default()).unwrap();
+        let written = durable(|done| {
+            log.append(records(3, 0..10), done)
+                .map_err(io::Error::other)
+        });
+        written.await.unwrap();
+        let term = force_alone(&log, ME, LEAST).await.unwrap();
+        assert_eq!(electorates(&log).unwrap(), [BTreeSet::from([ME])]);
+        assert!(!leads(&log, term + 1).await, "somebody else survived later");
+        assert!(leads(&log, term).await);
     }
 }
