@@ -12,6 +12,7 @@ use common::requests::*;
 use logd_proto::ErrorCode;
 use logd_proto::message;
 use logd_proto::messages::*;
+use logd_proto::rpc::admin::{HealthRequest, HealthResponse};
 
 /// The brokers that an answer names, and its topic's only partition: error code, leader, replicas that are away.
 type Told = (Vec<i32>, Option<(i16, i32, Vec<i32>)>);
@@ -34,6 +35,11 @@ async fn told(by: &Member, topic: Option<&str>) -> Told {
         (p.error_code, p.leader_id, p.offline_replicas.clone())
     });
     (brokers, partition)
+}
+
+async fn health(at: &Member) -> HealthResponse {
+    let asked = at.operator().await.health(HealthRequest {}).await;
+    asked.expect("an answer").into_inner()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +84,16 @@ async fn a_broker_that_is_down_is_not_named_to_clients_until_it_is_back() {
         "who hears nobody names all",
         || told(&members[0], None),
         |t| *t == (vec![1, 2, 3], None),
+    )
+    .await;
+
+    until_seen(
+        "it says that it can do nothing alone",
+        || health(&members[0]),
+        |h| {
+            let led = |topic: &str| !h.leaderless.iter().any(|p| p.topic == topic);
+            h.metadata_leaderless && !led("everywhere") && !led("there")
+        },
     )
     .await;
 

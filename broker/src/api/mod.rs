@@ -202,13 +202,8 @@ impl Services {
         if away.is_empty() {
             return true;
         }
-        let Some(claim) = self.cluster.leaders().get(topic, index) else {
-            return true;
-        };
-        let view = self.cluster.view();
-        // A disk that no broker has any more votes no more.
-        let there = |disk: &&u64| view.node_of(**disk).is_some_and(|n| !away.contains(&n));
-        claim.voters.iter().filter(there).count() * 2 > claim.voters.len()
+        let claim = self.cluster.leaders().get(topic, index);
+        claim.is_none_or(|c| c.may_be_led(&self.cluster.view(), |node| !away.contains(&node)))
     }
 
     /// The replicas that keep up, as the leader has said; all of them where nobody has said anything.

@@ -51,6 +51,13 @@ impl Claim {
         (self.generation, self.term)
     }
 
+    /// False if not most of those who vote in the group are there: then nobody leads it, whatever was heard last. A
+    /// disk that no broker has any more votes no more.
+    pub fn may_be_led(&self, view: &ClusterState, there: impl Fn(i32) -> bool) -> bool {
+        let voting = |disk: &&ReplicaId| view.node_of(**disk).is_some_and(&there);
+        self.voters.iter().filter(voting).count() * 2 > self.voters.len()
+    }
+
     /// True if each of the brokers that should hold the partition keeps up with its leader.
     pub fn is_kept_by(&self, view: &ClusterState, nodes: &[i32]) -> bool {
         nodes.iter().all(|node| {

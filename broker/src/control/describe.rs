@@ -140,7 +140,8 @@ impl Ready {
                     partition: index,
                 };
                 let claim = self.cluster.leaders().get(&topic.id, index);
-                let led = claim.filter(|c| self.cluster.is_alive(c.node));
+                let there = |node| self.cluster.is_alive(node);
+                let led = claim.filter(|c| there(c.node) && c.may_be_led(&view, there));
                 let Some(claim) = led else {
                     leaderless.push(name);
                     continue;
@@ -150,7 +151,7 @@ impl Ready {
                 }
             }
         }
-        let metadata_leaderless = self.cluster.controller().is_none();
+        let metadata_leaderless = self.cluster.may_decide().is_err();
         let whole = under_replicated.is_empty() && leaderless.is_empty();
         let well = whole && dead_brokers.is_empty() && slow_disks.is_empty();
         api::HealthResponse {
