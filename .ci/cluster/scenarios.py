@@ -382,22 +382,21 @@ def yesterdays_files(day):
 # --- more than a cluster is built for ----------------------------------------------------------------------------
 
 
-@scenario(brokers=(3,), beside=2)
-def majority_lost_for_good(day):
-    """Two brokers lose their disks for good; an operator has what is left go on, and what the third one lacked stays lost."""
-    holders = day.cluster.holders(TOPIC)[0]
-    third = day.chance.choice(holders)
-    lost = [broker for broker in holders if broker is not third]
-    nodes = recovery.node_ids(day, lost)
-    day.note(f"SIGSTOP {third.name} for 4 s: {' and '.join(b.name for b in lost)} acknowledge what it lacks")
+def lose(day, lost, third):
+    """Two lose their disks for good, with what they have acknowledged without the third."""
+    names = " and ".join(broker.name for broker in lost)
+    day.note(f"SIGSTOP {third.name} for 4 s: {names} acknowledge what it lacks")
     third.pause()
     day.wait(4)
     for broker in lost:
         broker.kill()
         faults.wipe(broker)
     third.go_on()
-    day.note(f"kill -9 {' and '.join(b.name for b in lost)}, their disks are wiped; SIGCONT {third.name}")
-    day.workload.loss_begins()
+    day.note(f"kill -9 {names}, their disks are wiped; SIGCONT {third.name}")
+
+
+def goes_on(day, lost, nodes):
+    """An operator has what the lost brokers held go on without them; then they come back, empty."""
     day.workload.loss_accepted(recovery.by_force(day, nodes))
     until(20, "what was recovered is led", lambda: all(p["leader"] for p in recovery.partitions(day)))
     day.wait(4)
@@ -408,6 +407,18 @@ def majority_lost_for_good(day):
     until(60, "every partition has three replicas again", lambda: recovery.whole_again(day), pause=0.5)
     day.note("every partition has three replicas again")
     day.wait(3)
+
+
+@scenario(brokers=(3,), beside=2)
+def majority_lost_for_good(day):
+    """Two brokers lose their disks for good; an operator has what is left go on, and what the third one lacked stays lost."""
+    holders = day.cluster.holders(TOPIC)[0]
+    third = day.chance.choice(holders)
+    lost = [broker for broker in holders if broker is not third]
+    nodes = recovery.node_ids(day, lost)
+    lose(day, lost, third)
+    day.workload.loss_begins()
+    goes_on(day, lost, nodes)
 
 
 @scenario(brokers=(3,))
@@ -416,29 +427,14 @@ def metadata_lost_for_good(day):
     third = day.chance.choice(day.brokers)
     lost = [broker for broker in day.brokers if broker is not third]
     nodes = recovery.node_ids(day, lost)
-    day.note(f"SIGSTOP {third.name} for 4 s: {' and '.join(b.name for b in lost)} acknowledge what it lacks")
-    third.pause()
-    day.wait(4)
-    for broker in lost:
-        broker.kill()
-        faults.wipe(broker)
-    third.go_on()
+    lose(day, lost, third)
     third.kill()
-    day.note("kill -9 all three; the disks of the two are wiped")
+    day.note(f"kill -9 {third.name}")
     day.workload.loss_begins()
     recovery.of_metadata(day, third)
     day.restart(third)
     until(30, f"{third.name} is ready", third.ready, pause=0.2)
-    day.workload.loss_accepted(recovery.by_force(day, nodes))
-    until(20, "what was recovered is led", lambda: all(p["leader"] for p in recovery.partitions(day)))
-    day.wait(4)
-    for broker in lost:
-        day.restart(broker)
-    day.cluster.wait_ready()
-    day.logctl("cluster", "rebalance", "run")
-    until(60, "every partition has three replicas again", lambda: recovery.whole_again(day), pause=0.5)
-    day.note("every partition has three replicas again")
-    day.wait(3)
+    goes_on(day, lost, nodes)
 
 
 # --- the beginning ---------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ pub struct Door {
     registering: AtomicBool,
     /// A start of our disk that others know of and that we have not reached: ours is an older copy.
     overtaken: watch::Sender<Option<u64>>,
-    /// The later generation of the metadata that somebody has.
-    surpassed: watch::Sender<Option<u32>>,
+    /// The latest generation of the metadata that somebody has, of those that were said to be later than ours.
+    surpassed: watch::Sender<u32>,
 }
 
 impl std::fmt::Debug for Door {
@@ -75,7 +75,7 @@ impl Door {
             cluster: OnceLock::new(),
             registering: AtomicBool::new(false),
             overtaken: watch::channel(None).0,
-            surpassed: watch::channel(None).0,
+            surpassed: watch::channel(0).0,
         })
     }
 
@@ -122,10 +122,10 @@ impl Door {
     pub(super) fn surpassed(&self) -> impl Future<Output = Surpassed> + use<> {
         let (mut heard, ours) = (self.surpassed.subscribe(), self.lineage().generation);
         async move {
-            match heard.wait_for(Option::is_some).await {
+            match heard.wait_for(|theirs| *theirs > ours).await {
                 Ok(theirs) => Surpassed {
                     ours,
-                    theirs: theirs.unwrap_or_default(),
+                    theirs: *theirs,
                 },
                 Err(_) => std::future::pending().await,
             }
@@ -237,7 +237,11 @@ impl Household for Door {
     }
 
     fn surpassed_by(&self, generation: u32) {
-        self.surpassed.send_replace(Some(generation));
+        self.surpassed.send_if_modified(|latest| {
+            let later = generation > *latest;
+            *latest = generation.max(*latest);
+            later
+        });
     }
 
     fn join(&self, request: JoinRequest) -> BoxFuture<'static, JoinResponse> {

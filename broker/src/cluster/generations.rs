@@ -26,7 +26,7 @@ use tracing::warn;
 const FOLDER: &str = "generations";
 
 /// Two writes, on a disk that may be slow or full: other partitions wait to be opened meanwhile.
-const FORCE_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const FORCE_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {

@@ -10,12 +10,13 @@
 
 use super::card::{Card, CardError, Unfinished};
 use super::formation::Heard;
+use super::generations::FORCE_PATIENCE;
 use super::lineage::Lineage;
 use super::metadata::{METADATA_TOPIC, encode};
 use super::start::introduce;
 use super::state::Command;
 use crate::peers::replica_of;
-use crate::raft::{ForceError, ReplicaId, electorates, force_alone_saying};
+use crate::raft::{ReplicaId, electorates, force_alone_saying};
 use logd_storage::{Disk, EntryId, Log, LogKey, LogOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -211,8 +212,12 @@ impl Rescue {
         card.unfinished = Some(Unfinished::Recovery { voters });
         card.write(data_dir)?;
         let least = last.term.saturating_add(TERMS_APART);
-        let forced = force_alone_saying(&self.log, me, least, Some(first)).await;
-        let term = forced.map_err(|e: ForceError| RescueError::Interrupted(e.to_string()))?;
+        let forced = force_alone_saying(&self.log, me, least, Some(first));
+        let forced = tokio::time::timeout(FORCE_PATIENCE, forced).await;
+        let forced = forced.map_err(|_| {
+            RescueError::Interrupted(format!("the disk took more than {FORCE_PATIENCE:?}"))
+        })?;
+        let term = forced.map_err(|e| RescueError::Interrupted(e.to_string()))?;
         card.lineage = Lineage {
             generation,
             survivor: me,

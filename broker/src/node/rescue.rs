@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    #[error("{0}: is the broker still running? It must be stopped for this")]
-    Running(Box<OpenError>),
+    #[error("{0} is in use: its broker is still running. Stop it first")]
+    Running(PathBuf),
     #[error("the data directory {path} cannot be used: {source}")]
     Disk {
         path: PathBuf,
@@ -47,12 +47,12 @@ pub async fn recover_metadata(
     let opening =
         tokio::task::spawn_blocking(move || Disk::open(Arc::new(RealFs), &path, options, &|_| {}));
     let disk = opening.await?.map_err(|source| {
-        let source = Box::new(source);
-        match *source {
-            OpenError::Locked { .. } => RecoverError::Running(source),
-            _ => RecoverError::Disk {
-                path: data_dir.clone(),
-                source,
+        let path = data_dir.clone();
+        match source {
+            OpenError::Locked { .. } => RecoverError::Running(path),
+            other => RecoverError::Disk {
+                path,
+                source: Box::new(other),
             },
         }
     })?;

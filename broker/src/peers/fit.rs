@@ -70,11 +70,13 @@ pub fn fit(us: &Identity, them: &Identity) -> Result<(), Misfit> {
     match us.cluster_id.is_empty() || them.cluster_id.is_empty() {
         // Whoever belongs to no cluster yet has no metadata.
         true => Ok(()),
-        false => same_past(
-            &us.lineage.unwrap_or_default(),
-            &them.lineage.unwrap_or_default(),
-        ),
+        false => same_past(&past(us), &past(them)),
     }
+}
+
+/// Where a broker's metadata comes from. That is not said where it was never recovered by force.
+pub(super) fn past(of: &Identity) -> Lineage {
+    of.lineage.unwrap_or_default()
 }
 
 fn same_past(us: &Lineage, them: &Lineage) -> Result<(), Misfit> {

@@ -6,7 +6,7 @@
 //! for [`SILENCE`]; it is alive again when it has answered a ping.
 
 use super::call::{Client, RpcError, endpoint, unreachable};
-use super::fit::{Misfit, fit};
+use super::fit::{Misfit, fit, past};
 use super::hearing::{Hearing, SILENCE};
 use super::server::{BUILD, CLUSTER, DISK, KNOWN_START, LINEAGE, PROTOCOL, START, disk_of, said};
 use super::{Address, Household, MESSAGE_BYTES_MAX, Standings};
@@ -364,6 +364,7 @@ impl Dialler {
         mut calls: mpsc::Receiver<Envelope>,
     ) -> Result<Streaming<Envelope>, String> {
         let us = self.household.identity();
+        let lineage = said(&past(&us));
         let mut request = Request::new(poll_fn(move |cx| calls.poll_recv(cx)));
         let known = self.household.known_start(self.caller.to);
         let ours = disk_of(&us).unwrap_or(0);
@@ -374,7 +375,7 @@ impl Dialler {
             (KNOWN_START, known.to_string()),
             (PROTOCOL, us.protocol_version.to_string()),
             (BUILD, us.feature_version.to_string()),
-            (LINEAGE, said(&us.lineage.unwrap_or_default())),
+            (LINEAGE, lineage),
         ] {
             let value = value
                 .parse()
